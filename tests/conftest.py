@@ -1,0 +1,90 @@
+"""Run ``async def`` tests with trio, and look after each test that touches real processes for what it left.
+
+Fixtures are plain functions, also for async tests: what is opened with ``async with`` is opened in the test.
+"""
+
+import functools
+import inspect
+import io
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from tests import leftovers
+
+HANG = 120.0  # seconds: no test takes that long; this only turns a hang into a failure that says where
+TESTS = Path(__file__).parent
+AUDITED = (TESTS / "end_to_end", TESTS / "host")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    function = pyfuncitem.obj
+    clocks = [value for value in pyfuncitem.funcargs.values() if isinstance(value, trio.abc.Clock)]
+    clock = clocks[0] if clocks else None
+    hypothesis = getattr(function, "hypothesis", None)
+    if hypothesis is not None and inspect.iscoroutinefunction(hypothesis.inner_test):
+        hypothesis.inner_test = run_with_trio(hypothesis.inner_test, clock)
+        return None
+    if not inspect.iscoroutinefunction(function):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    run_with_trio(function, clock)(**arguments)
+    return True
+
+
+def run_with_trio(function: Callable[..., Awaitable[object]], clock: trio.abc.Clock | None) -> Callable[..., None]:
+    """The same test as a plain function.  With a clock of the test's own, the guard counts by that clock:
+    under ``autojump_clock`` it fires at once when every task waits for ever."""
+
+    @functools.wraps(function)
+    def test(**arguments: object) -> None:
+        async def main() -> None:
+            with trio.CancelScope() as scope:
+                trio.lowlevel.spawn_system_task(stop_a_hang, scope, report)  # ends with the run
+                await function(**arguments)
+
+        report = io.StringIO()
+        trio.run(main, clock=clock, strict_exception_groups=True)
+        if report.getvalue():
+            pytest.fail(report.getvalue(), pytrace=False)
+
+    return test
+
+
+async def stop_a_hang(scope: trio.CancelScope, report: io.StringIO) -> None:
+    await trio.sleep(HANG)
+    print(f"the test was still running after {HANG:g} s; its tasks waited here:", file=report)
+    root = trio.lowlevel.current_root_task()
+    waiting = [root] if root is not None else []
+    while waiting:
+        task = waiting.pop()
+        print(f"- {task.name}", file=report)
+        for frame, line in task.iter_await_frames():
+            print(f"    {frame.f_code.co_filename}:{line} in {frame.f_code.co_qualname}", file=report)
+        waiting.extend(child for nursery in task.child_nurseries for child in nursery.child_tasks)
+    scope.cancel()
+
+
+@pytest.fixture
+def autojump_clock() -> trio.testing.MockClock:
+    """A clock that jumps when all tasks wait.  Not where a process is waited for: that looks idle."""
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test (of the audited directories) that leaves a process, a descriptor or a temporary file."""
+    if not any(directory in request.path.parents for directory in AUDITED):
+        yield
+        return
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(leftovers.MARK, mark)
+    audit = leftovers.Audit(mark)
+    yield
+    if left := audit.leftovers():
+        pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)

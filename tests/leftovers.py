@@ -1,0 +1,166 @@
+"""What a test left behind: processes, descriptors, temporary files.
+
+Processes are known by a mark in their environment, which children inherit and which the tests' ssh carries
+over, and by being somebody's child: this process's, or that of a daemon which a fixture started.
+"""
+
+import contextlib
+import gc
+import os
+import select
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tests.sshd import MARK as MARK
+
+PATIENCE = 10.0  # seconds that a process has to be gone in: far more than any kill takes, also on a busy machine
+
+_daemons: set[int] = set()  # what runs below these belongs to the test that is running then
+_known: set[int] = set()  # except for what ran when the daemon was declared
+
+
+@contextlib.contextmanager
+def daemon(pid: int) -> Iterator[None]:
+    """Declare a process that outlives tests by intent, once it has come up."""
+    _daemons.add(pid)
+    _known.update([pid], _below_daemons())
+    try:
+        yield
+    finally:
+        _daemons.remove(pid)
+
+
+class Audit:
+    """A look at this machine before a test, to compare with afterwards."""
+
+    def __init__(self, mark: str) -> None:
+        self._mark = f"{MARK}={mark}".encode()
+        self._before = self._around()
+        self._descriptors = _descriptors()
+        self._files = _temporary_files()
+
+    def leftovers(self) -> list[str]:
+        """Wait until nothing is left, or for `PATIENCE`; return a line for each thing that still is."""
+        _dismiss_trio_parallel()
+        deadline = time.monotonic() + PATIENCE
+        while pids := self._processes():
+            if not _wait_for_an_exit(pids, deadline - time.monotonic()):
+                break
+        lines = [_describe(pid) for pid in sorted(self._processes())]
+        lines += [f"descriptor {number}: {what}" for number, what in self._new_descriptors()]
+        lines += [f"file {path}" for path in sorted(_temporary_files() - self._files)]
+        return lines
+
+    def _processes(self) -> set[int]:
+        now = _marked(self._mark) | self._around()
+        return now - self._before - _known - _multiprocessing_helpers()[0]
+
+    def _around(self) -> set[int]:
+        """Our children, zombies too: we are the ones to wait for them."""
+        return {*_children(os.getpid()), *_below_daemons()}
+
+    def _new_descriptors(self) -> list[tuple[int, str]]:
+        mine = _multiprocessing_helpers()[1]
+        return [
+            (number, what)
+            for number, what in sorted(_descriptors().items())
+            if self._descriptors.get(number) != what and number not in mine
+        ]
+
+
+def _marked(mark: bytes) -> set[int]:
+    """Processes that were started with this mark.  (This one was not: it was set later.)"""
+    found = set()
+    for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # gone meanwhile, or not ours to look into
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.add(int(entry.name))
+    return found
+
+
+def _below_daemons() -> Iterator[int]:
+    """Living descendants of the daemons."""
+    waiting = [child for pid in _daemons for child in _children(pid)]
+    while waiting:
+        pid = waiting.pop()
+        if not _is_zombie(pid):
+            yield pid
+        waiting.extend(_children(pid))
+
+
+def _children(pid: int) -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            yield from map(int, (task / "children").read_text().split())
+
+
+def _state(pid: int) -> str | None:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def _is_zombie(pid: int) -> bool:
+    return _state(pid) in ("Z", "X", None)
+
+
+def _wait_for_an_exit(pids: Iterable[int], timeout: float) -> bool:
+    """Return True as soon as one of these has ended, False when none has in this time."""
+    pids = [pid for pid in pids if not _is_zombie(pid)]
+    if timeout <= 0 or not pids:
+        return False  # a zombie of ours is waited for by nobody else
+    poller = select.poll()
+    with contextlib.ExitStack() as stack:
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except OSError:
+                return True
+            stack.callback(os.close, descriptor)
+            poller.register(descriptor, select.POLLIN)
+        return bool(poller.poll(timeout * 1000))
+
+
+def _describe(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        return f"process {pid} ({_state(pid)}): {words or 'no command line'}"
+    return f"process {pid}"
+
+
+def _descriptors() -> dict[int, str]:
+    directory = Path("/proc/self/fd")
+    found = {}
+    for link in directory.iterdir() if directory.is_dir() else ():
+        with contextlib.suppress(OSError):  # the descriptor that lists them is closed by now
+            found[int(link.name)] = str(link.readlink())
+    return found
+
+
+def _temporary_files() -> set[Path]:
+    found: set[Path] = set()
+    for directory in {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")}:
+        with contextlib.suppress(OSError):
+            found.update(directory.glob("*trickle*"))
+    return found
+
+
+def _multiprocessing_helpers() -> tuple[set[int], set[int]]:
+    """Process and descriptor of multiprocessing's resource tracker, which stays until this process ends."""
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    pid, descriptor = getattr(tracker, "_pid", None), getattr(tracker, "_fd", None)
+    return {pid} if pid else set(), {descriptor} if descriptor is not None else set()
+
+
+def _dismiss_trio_parallel() -> None:
+    """End trio-parallel's idle workers, which it keeps for the next call on purpose."""
+    implementation = sys.modules.get("trio_parallel._impl")
+    if implementation is not None and implementation.default_context_statistics().idle_workers:
+        implementation.DEFAULT_CONTEXT._worker_cache.shutdown(PATIENCE)
+        implementation.default_context_statistics()  # drops those that are gone
+        gc.collect()  # its pipes are closed with the last reference, and there are cycles

@@ -1,0 +1,54 @@
+"""Every example runs, and ends well."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import fake_ssh
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+PATIENCE = 120  # seconds: only ends an example that hangs
+
+
+def run(example: str, *arguments: str, path: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    search = os.environ.get("PATH", os.defpath)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{path}:{search}" if path else search}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / example), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("example", [path.name for path in EXAMPLES])
+def test_example_runs_without_arguments(example: str) -> None:
+    done = run(example)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_first_light_shows_an_answer_a_failure_and_a_timeout() -> None:
+    lines = run("first_light.py").stdout.splitlines()
+
+    assert any("RuntimeError" in line for line in lines)
+    assert any("timed out" in line or "CallTimeout" in line for line in lines)
+    assert any("Python 3" in line for line in lines)
+
+
+def test_fleet_gives_unreachable_hosts_a_row_with_the_reason(tmp_path: Path) -> None:
+    fake_ssh.install(tmp_path)
+
+    done = run("fleet.py", "local:here", "web1", "nowhere.invalid", path=tmp_path)
+
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
+    assert {"here", "web1", "nowhere.invalid"} <= rows.keys()
+    assert "Name or service not known" in rows["nowhere.invalid"]
+    assert done.returncode == 1

@@ -1,0 +1,61 @@
+"""Trio, over there: call Python functions on many hosts, with structured concurrency across the wire."""
+
+from trickle import abc, remote
+from trickle._exceptions import (
+    CallTimeout,
+    ConnectError,
+    HostLost,
+    NotNeeded,
+    ProtocolError,
+    RemoteError,
+    UnsafeResult,
+    Unsendable,
+    WorkerDied,
+)
+from trickle._group import Group, open_group
+from trickle._host import Host, HostStatistics, Session, open_host
+from trickle._link import HostInfo
+from trickle._modules import ModulePolicy
+from trickle._results import Failure, Results, Success
+from trickle._settings import OutputLine, Sink
+from trickle._tunnels import SSH, Command, Local
+from trickle._unpickling import allow
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "SSH",
+    "CallTimeout",
+    "Command",
+    "ConnectError",
+    "Failure",
+    "Group",
+    "Host",
+    "HostInfo",
+    "HostLost",
+    "HostStatistics",
+    "Local",
+    "ModulePolicy",
+    "NotNeeded",
+    "OutputLine",
+    "ProtocolError",
+    "RemoteError",
+    "Results",
+    "Session",
+    "Sink",
+    "Success",
+    "UnsafeResult",
+    "Unsendable",
+    "WorkerDied",
+    "abc",
+    "allow",
+    "open_group",
+    "open_host",
+    "remote",
+]
+
+for _name in __all__:
+    _value = globals()[_name]
+    if isinstance(_value, type) or callable(_value):
+        _value.__module__ = __name__  # as users know it
+del _name, _value

@@ -1,0 +1,790 @@
+"""The broker: moves frames between the controller and the workers, keeps deadlines and the lease, starts and ends.
+
+It has one thread, never blocks and never runs the user's code.  One turn of its loop reads all that has arrived,
+then acts on it, then writes what the pipe takes: so that a cancel behind a call stops it before it has begun.
+"""
+
+import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+import errno
+import heapq
+import os
+import select
+import sys
+import time
+from collections import deque
+
+from trickle._agent import reaper
+from trickle._agent.pool import Worker
+from trickle._wire import frames
+from trickle._wire.connection import AGENT, CREDIT, Connection
+from trickle._wire.frames import (
+    CANCELLED,
+    DIED,
+    KILLED,
+    NEVER_STARTED,
+    UNKILLABLE,
+    Ask,
+    Begin,
+    Call,
+    Cancel,
+    Close,
+    Data,
+    End,
+    Hello,
+    Modules,
+    Note,
+    Output,
+    Ping,
+    Record,
+    Renew,
+    Session,
+    WireError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
+
+READ_SIZE = 256 * 1024
+PATIENCE = 0.005  # seconds that a call waits for a worker to come free before a new one is forked
+BACKSTOP = 1.0  # seconds past its deadline that a call is left to the controller's own scope
+TERM_TO_KILL = 0.2  # seconds
+UNKILLABLE_AFTER = 2.0  # seconds in which SIGKILL did not end a process
+RETRY_KILL = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between looks at what is left
+OUTPUT_LIMIT = CREDIT  # bytes of one call that wait for the pipe: above, its worker is not read
+WARNING, INFO, DEBUG = 30, 20, 10  # as logging has them
+TAINTED = 1
+CLOCK_BOOTTIME = 7  # Linux's clock that goes on while the machine sleeps; Python 3.6 does not name it
+
+
+def _lease_clock() -> float:
+    try:
+        return time.clock_gettime(CLOCK_BOOTTIME) if sys.platform.startswith("linux") else time.monotonic()
+    except (OSError, AttributeError):
+        return time.monotonic()
+
+
+class Task:
+    """One call that the controller has asked for and that has not ended."""
+
+    def __init__(self, id: int, session: int, timeout_ms: int, now: float) -> None:
+        self.id = id
+        self.session = session
+        self.deadline = None if timeout_ms == frames.NEVER else now + timeout_ms / 1000.0
+        self.arrived = now
+        self.worker: "Optional[Worker]" = None
+        self.begun = False  # its payload comes in parts
+        self.whole = False  # all of its payload has been given to the worker, or is here
+        self.parts: "List[bytes]" = []
+        self.cancelled = False
+        self.torn = False  # parts of its result were dropped
+        self.killed = False
+
+    def seconds_left_ms(self, now: float) -> int:
+        return frames.NEVER if self.deadline is None else frames.milliseconds(self.deadline - now)
+
+
+class Reaping:
+    """A worker that is being ended with all it started, and the End that waits for it."""
+
+    def __init__(self, worker: Worker, now: float) -> None:
+        self.worker = worker
+        self.give_up = now + UNKILLABLE_AFTER
+        self.look = now
+        self.looks = 0
+        self.end: "Optional[Tuple[int, int, int, bytes]]" = None
+
+
+class Broker:
+    """The agent's one process that the controller talks to."""
+
+    def __init__(self, configuration: "Dict[str, Any]") -> None:
+        self.configuration = configuration
+        self.connection = Connection(AGENT, frames.Decoder().feed, configuration["max_payload"])
+        self.poller = select.poll()
+        self.tasks: "Dict[int, Task]" = {}
+        self.waiting: "Deque[Task]" = deque()
+        self.sessions: "Dict[int, Optional[Worker]]" = {}
+        self.session_queues: "Dict[int, Deque[Task]]" = {}
+        self.workers: "List[Worker]" = []
+        self.reapings: "List[Reaping]" = []
+        self.by_fd: "Dict[int, Worker]" = {}
+        self.bundles: "List[bytes]" = []
+        self.serial = 0
+        self.timers: "List[Tuple[float, int, Callable[[], None]]]" = []
+        self.timer_serial = 0
+        self.closing = False
+        self.close_grace = 0.0
+        self.outgoing: "List[memoryview]" = []
+        self.writing = False  # whether the poller watches stdout
+        self.bundle: "List[bytes]" = []
+        self.child_died = False
+
+    # ---- the loop
+
+    def run(self, received: bytes) -> None:
+        """Serve until the controller closes, falls silent or is gone."""
+        self._greet()
+        self._watch_children()
+        os.set_blocking(0, False)
+        os.set_blocking(1, False)
+        self.poller.register(0, select.POLLIN)
+        self.heard = _lease_clock()
+        self._beat()
+        self._check_lease()
+        if received:
+            self._receive(received)
+            if not self._read_controller():
+                return
+        while not self._finished():
+            self._act()
+            self._flush()
+            for fd, _ in self._poll():
+                if fd == 0:
+                    if not self._read_controller():
+                        return  # at its end there is no grace: see end_everything
+                elif fd == self.wake_fd:
+                    self._drain_wake_pipe()
+                elif fd in self.by_fd:
+                    self._read_worker(self.by_fd[fd], fd)
+
+    def _poll(self) -> "List[Tuple[int, int]]":
+        """What is ready, after waiting for it no longer than the next timer allows."""
+        now = time.monotonic()
+        due = [self.timers[0][0]] if self.timers else []
+        due += [reaping.look for reaping in self.reapings]
+        if self.waiting and self._may_fork():
+            due.append(self.waiting[0].arrived + PATIENCE)
+        if not due:
+            return self._poll_for(None)
+        return self._poll_for(max(0.0, min(due) - now) * 1000)
+
+    def _poll_for(self, timeout: "Optional[float]") -> "List[Tuple[int, int]]":
+        # Rounded up: a timer that is not due yet must not make the loop spin.
+        return self.poller.poll(None if timeout is None else int(timeout) + (timeout > int(timeout)))
+
+    def _finished(self) -> bool:
+        busy = self.tasks or self.sessions or self.workers or self.reapings or self.outgoing
+        return self.closing and not busy and self.connection.is_drained
+
+    def _greet(self) -> None:
+        about = _about_this_host()
+        self.connection.control(Hello(0, frames.VERSION, 0, about))
+        # Computed, so that it occurs in nothing that was sent here: an echo is not taken for it.
+        marker = self.configuration["nonce"][::-1].encode()
+        self.outgoing.append(memoryview(marker + b"".join(self.connection.data_to_send(0.0))))
+
+    def _watch_children(self) -> None:
+        self.wake_fd, wake_write = os.pipe()
+        os.set_blocking(self.wake_fd, False)
+        os.set_blocking(wake_write, False)
+        _signal.set_wakeup_fd(wake_write)
+        _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+        self.poller.register(self.wake_fd, select.POLLIN)
+
+    def _drain_wake_pipe(self) -> None:
+        try:
+            os.read(self.wake_fd, 4096)
+        except OSError:
+            pass
+        self.child_died = True
+
+    # ---- timers
+
+    def _at(self, when: float, what: "Callable[[], None]") -> None:
+        self.timer_serial += 1
+        heapq.heappush(self.timers, (when, self.timer_serial, what))
+
+    def _run_timers(self, now: float) -> None:
+        while self.timers and self.timers[0][0] <= now:
+            heapq.heappop(self.timers)[2]()
+
+    def _beat(self) -> None:
+        self.connection.control(Ping())
+        self._at(time.monotonic() + self.configuration["heartbeat"], self._beat)
+
+    def _check_lease(self) -> None:
+        lease = self.configuration["lease"]
+        if lease == float("inf"):
+            return
+        silent = _lease_clock() - self.heard
+        if silent >= lease:
+            # After a stall of our own: read what has arrived before judging.
+            if not self._read_controller() or _lease_clock() - self.heard >= lease:
+                raise ControllerGone("nothing heard from the controller for %.1f s" % silent)
+            silent = 0.0
+        # Not in one go: the clock of the loop stands still while the machine sleeps.
+        self._at(time.monotonic() + min(5.0, max(0.01, lease - silent)), self._check_lease)
+
+    # ---- from the controller
+
+    def _read_controller(self) -> bool:
+        """Read all that has arrived; False at the end of it."""
+        while True:
+            try:
+                data = os.read(0, READ_SIZE)
+            except BlockingIOError:
+                return True
+            except OSError as exc:
+                if exc.errno == errno.EINTR:
+                    continue
+                return False
+            if not data:
+                return False
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
+        self.heard = _lease_clock()
+        now = time.monotonic()
+        for frame in self.connection.receive_data(data, now):
+            self.HANDLERS[type(frame)](self, frame)
+
+    def _on_call(self, frame: "Any") -> None:
+        task = Task(frame.id, frame.session, frame.timeout_ms, time.monotonic())
+        self.tasks[frame.id] = task
+        if isinstance(frame, Begin):
+            task.begun = True
+        else:
+            task.whole = True
+            task.parts.append(frame.payload)
+        if task.deadline is not None:
+            self._watch_deadline(task)
+        if task.session:
+            if task.session in self.session_queues:
+                self.session_queues[task.session].append(task)
+            else:  # its worker died a moment ago
+                self._end(task, NEVER_STARTED)
+        else:
+            self.waiting.append(task)
+
+    def _on_data(self, frame: Data) -> None:
+        task = self.tasks[frame.id]
+        if frame.last:
+            task.whole = True
+        if task.worker is not None:
+            task.worker.give(frame)
+            self._watch(task.worker)
+            self._used(task, frame)
+        else:
+            task.parts.append(frame)  # type: ignore[arg-type]
+
+    def _used(self, task: Task, frame: Data) -> None:
+        # The worker's link is read at once while it waits for a call, so what is given is as good as taken.
+        self.connection.used(task.id, len(frame.payload))
+
+    def _on_cancel(self, frame: Cancel) -> None:
+        if frame.id in self.sessions:
+            self._close_session(frame.id, frame.grace_ms / 1000.0)
+            return
+        task = self.tasks.get(frame.id)
+        if task is None:
+            if self.connection.drop(frame.id):  # it is over, but its result was still on the way
+                self._end_id(frame.id, CANCELLED)
+        elif not task.cancelled:
+            self._cancel(task, frame)
+
+    def _on_renew(self, frame: Renew) -> None:
+        task = self.tasks.get(frame.id)
+        if task is None:
+            return
+        never = frame.timeout_ms == frames.NEVER
+        task.deadline = None if never else time.monotonic() + frame.timeout_ms / 1000.0
+        if not never:
+            self._watch_deadline(task)
+        if task.worker is not None and task.whole:
+            task.worker.tell(frame, _signal.SIGURG)
+
+    def _on_session(self, frame: Session) -> None:
+        self.sessions[frame.id] = None
+        self.session_queues[frame.id] = deque()
+
+    def _on_modules(self, frame: Modules) -> None:
+        self.bundle.append(frame.payload)
+        if frame.last:
+            self.bundles.append(b"".join(self.bundle))
+            self.bundle = []
+            for worker in self.workers:
+                if not worker.retired:
+                    worker.give_bundles(self.bundles)
+                    self._watch(worker)
+
+    def _on_close(self, frame: Close) -> None:
+        self.closing = True
+        self.close_grace = frame.grace_ms / 1000.0
+        for task in list(self.tasks.values()):
+            if not task.cancelled:
+                self._cancel(task, Cancel(task.id, frame.grace_ms, frames.BY_CALLER, b"the host was closed"))
+        for id in list(self.sessions):
+            self._close_session(id, self.close_grace)
+
+    def _nothing(self, frame: "Any") -> None:
+        """A ping has done its work by arriving; so has the hello."""
+
+    HANDLERS: "Dict[Any, Callable[..., None]]" = {  # noqa: RUF012 (a table)
+        Hello: _nothing,
+        Ping: _nothing,
+        Call: _on_call,
+        Begin: _on_call,
+        Data: _on_data,
+        Cancel: _on_cancel,
+        Renew: _on_renew,
+        Session: _on_session,
+        Modules: _on_modules,
+        Close: _on_close,
+    }
+
+    # ---- deadlines and the ladder
+
+    def _watch_deadline(self, task: Task) -> None:
+        deadline = task.deadline
+        assert deadline is not None
+        self._at(deadline + BACKSTOP, lambda: self._deadline_passed(task, deadline))
+
+    def _deadline_passed(self, task: Task, deadline: float) -> None:
+        if task.deadline == deadline and self.tasks.get(task.id) is task and not task.cancelled:
+            grace_ms = int(self.configuration["grace_period"] * 1000)
+            self._cancel(task, Cancel(task.id, grace_ms, frames.BY_DEADLINE, b"deadline"))
+
+    def _cancel(self, task: Task, frame: Cancel) -> None:
+        """First rung: ask.  What has not started never will."""
+        task.cancelled = True
+        task.torn = self.connection.drop(task.id)
+        worker = task.worker
+        if worker is None or not task.whole:
+            if worker is not None:
+                worker.give(Cancel(task.id))  # it holds a part of the payload
+                self._release(worker)
+            self._end(task, NEVER_STARTED)
+            return
+        self._throttle(worker)
+        worker.tell(frame, _signal.SIGURG)
+        self._at(time.monotonic() + frame.grace_ms / 1000.0, lambda: self._terminate(task))
+
+    def _terminate(self, task: Task) -> None:
+        """Second rung: SIGTERM to the worker's group."""
+        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
+            task.killed = True
+            reaper.kill_group(task.worker.pid, _signal.SIGTERM)
+            self._at(time.monotonic() + TERM_TO_KILL, lambda: self._kill(task))
+
+    def _kill(self, task: Task) -> None:
+        """Last rung: SIGKILL to everything."""
+        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
+            self._retire(task.worker).end = (task.id, KILLED, 0, b"")
+
+    # ---- sessions
+
+    def _close_session(self, id: int, grace: float) -> None:
+        worker = self.sessions.pop(id)
+        if worker is not None:
+            worker.session_verdict = CANCELLED
+        for task in list(self.tasks.values()):
+            if task.session == id and not task.cancelled:
+                self._cancel(task, Cancel(task.id, int(grace * 1000), frames.BY_CALLER, b"the session was closed"))
+        self.session_queues.pop(id, None)
+        if worker is None:
+            self._end_id(id, CANCELLED)
+        elif worker.task is None and not worker.retired:
+            self._dismiss(worker, grace)
+
+    def _end_id(self, id: int, verdict: int, detail: int = 0, payload: bytes = b"") -> None:
+        if self.connection.is_open(id):
+            self.connection.end(id, verdict, detail, payload)
+
+    # ---- workers
+
+    def _act(self) -> None:
+        now = time.monotonic()
+        self._run_timers(now)
+        if self.child_died:
+            self.child_died = False
+            self._look_for_deaths()
+        self._start_sessions()
+        self._start_waiting(now)
+        if self.closing:
+            for worker in list(self.workers):
+                if worker.task is None and not worker.retired and not worker.session:
+                    self._dismiss(worker, self.close_grace)
+        if self.reapings:
+            self._reap(now)
+
+    def _start_waiting(self, now: float) -> None:
+        while self.waiting:
+            if self.waiting[0].id not in self.tasks:
+                self.waiting.popleft()  # it ended while it waited
+                continue
+            idle = [w for w in self.workers if w.task is None and not w.retired and not w.session]
+            if not idle:
+                break
+            self._assign(self.waiting.popleft(), idle[0])
+        if self.waiting and self._may_fork():
+            plain = [w for w in self.workers if not w.session and not w.retired]
+            if not plain or now - self.waiting[0].arrived >= PATIENCE:
+                self._assign(self.waiting.popleft(), self._fork())
+
+    def _may_fork(self) -> bool:
+        limit: "int" = self.configuration["workers"]
+        return sum(not w.session for w in self.workers) < limit
+
+    def _start_sessions(self) -> None:
+        for id, queue in self.session_queues.items():
+            while queue and queue[0].id not in self.tasks:
+                queue.popleft()
+            worker = self.sessions[id]
+            if worker is None:
+                worker = self.sessions[id] = self._fork()
+                worker.session = id
+            if queue and worker.task is None and not worker.retired:
+                self._assign(queue.popleft(), worker)
+
+    def _fork(self) -> Worker:
+        self.serial += 1
+        worker = Worker(self.serial, self.configuration["agent"])
+        self._prepare_fork()
+        worker.fork(self.configuration, self.bundles)
+        self.workers.append(worker)
+        for fd in worker.descriptors():
+            self.by_fd[fd] = worker
+            self.poller.register(fd, select.POLLIN)
+        return worker
+
+    def _prepare_fork(self) -> None:
+        """Once: what every worker needs is imported here, and shared."""
+        if self.serial == 1:
+            import gc
+
+            from trickle._agent import worker
+
+            _signal.signal(_signal.SIGURG, worker.on_wake)
+            if hasattr(gc, "freeze"):  # 3.7
+                gc.collect()
+                gc.freeze()
+
+    def _assign(self, task: Task, worker: Worker) -> None:
+        task.worker, worker.task = worker, task
+        worker.give_bundles(self.bundles)
+        left = task.seconds_left_ms(time.monotonic())
+        if task.begun:
+            worker.give(Begin(task.id, left))
+            for part in task.parts:
+                worker.give(part)  # type: ignore[arg-type]
+                self._used(task, part)  # type: ignore[arg-type]
+        else:
+            worker.give(Call(task.id, left, 0, task.parts[0]))
+        task.parts = []
+        self._watch(worker)
+
+    def _release(self, worker: Worker) -> None:
+        worker.task = None
+
+    def _dismiss(self, worker: Worker, grace: float) -> None:
+        """End a worker that runs no call: it sees the end of its link, and has the grace period to leave."""
+        worker.retired = True
+        fd = worker.link.fileno()
+        self.poller.unregister(fd)
+        del self.by_fd[fd]
+        worker.link.close()
+        self._at(time.monotonic() + grace, lambda: self._retire_dismissed(worker))
+
+    def _retire_dismissed(self, worker: Worker) -> None:
+        if worker in self.workers:
+            self._retire(worker)
+
+    def _retire(self, worker: Worker) -> Reaping:
+        """End a worker now, with all that it started."""
+        worker.retired = True
+        self.workers.remove(worker)
+        reaping = Reaping(worker, time.monotonic())
+        self.reapings.append(reaping)
+        reaper.kill_group(worker.pid, reaper.SIGKILL)
+        return reaping
+
+    def _look_for_deaths(self) -> None:
+        for worker in list(self.workers):
+            status = exit_status(worker.pid)
+            if status is None:
+                continue
+            fd = worker.link.fileno()
+            if fd >= 0 and fd in self.by_fd:
+                self._read_worker(worker, fd)  # its last words may be an answer
+            if worker in self.workers:
+                self._on_death(worker, status)
+        for reaping in self.reapings:
+            reaping.look = 0.0
+
+    def _on_death(self, worker: Worker, status: int) -> None:
+        task = worker.task
+        reaping = self._retire(worker)
+        if task is not None and task.id in self.tasks:
+            detail = status & 0xFFFF  # exit status, or 256 + the signal's number
+            reaping.end = (task.id, KILLED if task.killed else DIED, detail, b"")
+        elif not worker.session and not self.closing:
+            self._note(INFO, "worker %d ended between two calls" % worker.pid)
+        if worker.session in self.sessions:
+            self._lose_session(worker.session)
+
+    def _lose_session(self, id: int) -> None:
+        """A session's worker is gone, and its state with it."""
+        del self.sessions[id]
+        for task in self.session_queues.pop(id):
+            if task.id in self.tasks:
+                self._end(task, NEVER_STARTED)
+
+    def _reap(self, now: float) -> None:
+        """Kill what is left of the workers that are being ended; a call ends when none of it is."""
+        due = [reaping for reaping in self.reapings if reaping.look <= now]
+        if not due:
+            return
+        left = reaper.remnants({reaping.worker.pid: reaping.worker.claim for reaping in due})
+        for reaping in due:
+            reaper.kill_group(reaping.worker.pid, reaper.SIGKILL)
+            pids = left[reaping.worker.pid]
+            remaining = reaper.kill(pids)
+            if remaining or exit_status(reaping.worker.pid) is None:
+                if now < reaping.give_up:
+                    wait = RETRY_KILL[min(reaping.looks, len(RETRY_KILL) - 1)]
+                    reaping.look, reaping.looks = now + wait, reaping.looks + 1
+                    continue
+                self._note(WARNING, "processes %r survived SIGKILL" % ([reaping.worker.pid, *pids],))
+                if reaping.end is not None:
+                    reaping.end = (reaping.end[0], UNKILLABLE, 0, b"")
+            self._bury(reaping)
+
+    def _bury(self, reaping: Reaping) -> None:
+        worker = reaping.worker
+        try:
+            os.waitpid(worker.pid, os.WNOHANG)
+        except OSError:
+            pass
+        if worker.link.fileno() >= 0:
+            self._forget_fd(worker.link.fileno())
+        for fd in worker.outputs:
+            self._read_output(worker, fd)
+            self._forget_fd(fd)
+        self._flush_lines(worker)
+        worker.close()
+        self.reapings.remove(reaping)
+        if reaping.end is not None:
+            self._end_task(*reaping.end)
+        if worker.session:
+            self._end_id(worker.session, worker.session_verdict)
+
+    def _forget_fd(self, fd: int) -> None:
+        if self.by_fd.pop(fd, None) is not None:
+            try:
+                self.poller.unregister(fd)
+            except KeyError:
+                pass
+
+    # ---- from the workers
+
+    def _read_worker(self, worker: Worker, fd: int) -> None:
+        if fd in worker.outputs:
+            if not self._read_output(worker, fd):
+                self._forget_fd(fd)
+            self._throttle(worker)
+            return
+        worker.flush()
+        received = worker.receive()
+        if received is None:
+            self._forget_fd(fd)
+            return  # how it died is learnt from its status
+        for frame in received:
+            self._from_worker(worker, frame)
+        if not worker.retired:
+            self._watch(worker)
+            self._throttle(worker)
+
+    def _from_worker(self, worker: Worker, frame: "frames.Frame") -> None:
+        task = worker.task
+        if isinstance(frame, Ask):
+            if frame.bundles < len(self.bundles):
+                worker.give_bundles(self.bundles)  # perhaps it is in what others have asked for
+            else:
+                self.connection.control(frame)
+        elif isinstance(frame, Record):
+            self._queue_output(worker, Record(self._label(worker), frame.level, 0, frame.payload))
+        elif task is None or frame.id != task.id:
+            pass  # of a call that was ended without it
+        elif isinstance(frame, Data):
+            if task.cancelled:
+                task.torn = True
+            else:
+                self.connection.bulk(frame)
+        elif isinstance(frame, End):
+            self._on_end(worker, task, frame)
+
+    def _on_end(self, worker: Worker, task: Task, frame: End) -> None:
+        for fd in worker.outputs:
+            self._read_output(worker, fd)
+        self._flush_lines(worker)
+        verdict, payload = frame.verdict, frame.payload
+        if task.torn:
+            verdict, payload = CANCELLED, b""
+        if frame.detail & TAINTED or task.killed:
+            self._retire(worker).end = (task.id, verdict, 0, payload)
+            if worker.session in self.sessions:
+                self._lose_session(worker.session)
+            return
+        self._release(worker)
+        self._end_task(task.id, verdict, 0, payload)
+        if worker.session and worker.session not in self.sessions and not worker.retired:
+            self._dismiss(worker, self.configuration["grace_period"])
+
+    def _end(self, task: Task, verdict: int) -> None:
+        self._end_task(task.id, verdict, 0, b"")
+
+    def _end_task(self, id: int, verdict: int, detail: int, payload: bytes) -> None:
+        if self.tasks.pop(id, None) is not None:
+            self._end_id(id, verdict, detail, payload)
+
+    # ---- output
+
+    def _label(self, worker: Worker) -> int:
+        """The call that what a worker writes belongs to; 0 between calls."""
+        task = worker.task
+        return task.id if task is not None and self.connection.is_open(task.id) else 0
+
+    def _read_output(self, worker: Worker, fd: int) -> bool:
+        """Pass on what one output pipe holds; False at its end."""
+        blocks = worker.read_output(fd)
+        for block in blocks or ():
+            self._queue_output(worker, Output(self._label(worker), worker.outputs[fd].stream, 0, block))
+        return blocks is not None
+
+    def _flush_lines(self, worker: Worker) -> None:
+        for lines in worker.outputs.values():
+            rest = lines.flush()
+            if rest:
+                self._queue_output(worker, Output(self._label(worker), lines.stream, 0, rest))
+
+    def _queue_output(self, worker: Worker, frame: "frames.Frame") -> None:
+        self.connection.bulk(frame)
+
+    def _note(self, level: int, text: str) -> None:
+        self.connection.control(Note(0, level, 0, text.encode("utf-8", "replace")))
+
+    # ---- back-pressure
+
+    def _watch(self, worker: Worker) -> None:
+        """Have the poller look at a worker's link in the directions that matter now."""
+        fd = worker.link.fileno()
+        if fd in self.by_fd:
+            events = 0 if worker.throttled else select.POLLIN
+            self.poller.modify(fd, events | (select.POLLOUT if worker.outbox else 0))
+
+    def _throttle(self, worker: Worker) -> None:
+        """Do not read a worker whose call has more waiting for the pipe than it may; its writes then block."""
+        full = self.connection.pending(self._label(worker)) > OUTPUT_LIMIT
+        if full == worker.throttled or worker.retired:
+            return
+        worker.throttled = full
+        self._watch(worker)
+        for fd in worker.outputs:
+            if fd in self.by_fd:
+                self.poller.modify(fd, 0 if full else select.POLLIN)
+
+    # ---- to the controller
+
+    def _flush(self) -> None:
+        now = time.monotonic()
+        while True:
+            if not self.outgoing:
+                data = self.connection.data_to_send(now)
+                if not data:
+                    break
+                self.outgoing.append(memoryview(b"".join(data)))
+            try:
+                sent = os.write(1, self.outgoing[0])
+            except BlockingIOError:
+                break
+            if sent < len(self.outgoing[0]):
+                self.outgoing[0] = self.outgoing[0][sent:]
+            else:
+                del self.outgoing[0]
+        if bool(self.outgoing) != self.writing:
+            self.writing = bool(self.outgoing)
+            if self.writing:
+                self.poller.register(1, select.POLLOUT)
+            else:
+                self.poller.unregister(1)
+        for worker in self.workers:
+            if worker.throttled:
+                self._throttle(worker)
+
+    # ---- the end
+
+    def end_everything(self) -> None:
+        """SIGKILL to every worker and all that they started, and wait until it is gone."""
+        for worker in list(self.workers):
+            self._retire(worker)
+        for reaping in self.reapings:
+            reaping.give_up = time.monotonic() + UNKILLABLE_AFTER
+        while self.reapings:
+            self._reap(time.monotonic())
+            if self.reapings:
+                time.sleep(max(0.0, min(reaping.look for reaping in self.reapings) - time.monotonic()))
+
+
+class ControllerGone(Exception):
+    """The lease has run out."""
+
+
+def exit_status(pid: int) -> "Optional[int]":
+    """How a child ended, which stays to be reaped: its status, or 256 + a signal's number; None if it has not."""
+    try:
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except AttributeError:  # macOS before Python 3.13 has no waitid: reap it now
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if not reaped:
+            return None
+        return 256 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    except OSError:
+        return 0  # reaped already
+    if info is None or not info.si_pid:
+        return None
+    return info.si_status if info.si_code == os.CLD_EXITED else 256 + info.si_status
+
+
+def _about_this_host() -> bytes:
+    uname = os.uname()
+    try:
+        import pwd
+
+        user = pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):  # a container's user need not have a name
+        user = str(os.getuid())
+    about = {
+        "hostname": uname.nodename,
+        "pid": str(os.getpid()),
+        "user": user,
+        "python": sys.executable or "",
+        "python_version": "%d.%d.%d" % sys.version_info[:3],
+        "implementation": sys.implementation.name,
+        "system": uname.sysname,
+        "machine": uname.machine,
+    }
+    return "\n".join("%s=%s" % item for item in about.items()).encode("utf-8", "surrogateescape")
+
+
+def main(stdin: "Any", configuration: "Dict[str, Any]") -> None:
+    """Be the broker.  *stdin* may hold bytes that were read ahead with the boot code."""
+    _signal.alarm(0)  # the boot line's own deadline
+    broker = Broker(configuration)
+    os.set_blocking(0, False)
+    received = stdin.peek() or b""
+    stdin.detach()
+    try:
+        broker.run(received)
+        status = 0
+    except (ControllerGone, WireError) as exc:
+        sys.stderr.write("trickle agent: %s\n" % exc)
+        status = 70
+    except OSError as exc:
+        if exc.errno != errno.EPIPE:
+            raise
+        status = 0  # the controller is gone, as at the end of stdin
+    finally:
+        broker.end_everything()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,263 @@
+"""Make a call out of what the controller pickled: the far end of trickle/_pickling.py.
+
+The pickles name the functions below.  A function that cannot be imported comes as its source, or as code
+where both ends have the same Python.  Functions, classes and globals of the controller's script live in one
+module of this process, which is its ``__main__``.
+"""
+
+import io
+import marshal
+import sys
+
+from trickle._agent.importer import compile_source, show_lines
+
+try:
+    import _pickle as pickle
+except ImportError:  # a Python without its accelerators
+    import pickle  # type: ignore[no-redef]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import CodeType, ModuleType
+    from typing import Any, Callable, Dict, List, Optional, Set, Tuple
+
+    # A Snippet of trickle/_source_code.py: file name, number of the first line, text, start, end, before,
+    # after, names of __future__ features.
+    Snippet = Tuple[str, int, str, int, int, str, str, Tuple[str, ...]]
+    # Name; "value" or "statement"; a pickle or a snippet; names needed before it can be executed, and after.
+    MainItem = Tuple[str, str, Any, List[str], List[str]]
+
+FunctionType: "Any" = type(lambda: None)
+ModuleClass = type(sys)
+MAX_COMPILED = 1000  # snippets kept compiled: a program that makes lambdas in a loop sends the same few
+
+
+def loads_call(payload: bytes) -> "Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]":
+    """The function and the arguments in a payload; what unpickling raises is raised as it is."""
+    stream = io.BytesIO(payload)
+    loaded = pickle.Unpickler(stream).load()
+    if isinstance(loaded, list):  # what the call needs of __main__; the call itself comes behind it
+        main.update(loaded)
+        loaded = pickle.Unpickler(stream).load()
+    if "linecache" in sys.modules:
+        show_sources()
+    fn, args, kwargs = loaded
+    return fn, args, kwargs
+
+
+# ---- what the pickles name
+
+
+def import_module(name: str) -> "ModuleType":
+    """The module *name*, itself also where its name has dots."""
+    __import__(name)
+    return sys.modules[name]
+
+
+def attribute(module: str, qualname: str) -> "Any":
+    """An object by its module and dotted name."""
+    found: "Any" = import_module(module)
+    for name in qualname.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def main_module() -> "ModuleType":
+    """The module that serves as the script's ``__main__``."""
+    return main.module
+
+
+def main_attribute(qualname: str) -> "Any":
+    """An object of the script, by its dotted name."""
+    name, _, rest = qualname.partition(".")
+    main.ensure(name)
+    found = getattr(main.module, name)
+    for part in rest.split(".") if rest else ():
+        found = getattr(found, part)
+    return found
+
+
+def make_namespace(name: str) -> "ModuleType":
+    """An empty module that nobody can import: the globals of code that was executed outside any module."""
+    module = ModuleClass(name)
+    module.__dict__["__builtins__"] = __builtins__  # older Pythons look there, and nowhere else
+    return module
+
+
+def make_cell() -> "Any":
+    """An empty closure cell."""
+    if TYPE_CHECKING:
+        nothing = None
+    return (lambda: nothing).__closure__[0]  # type: ignore[index]
+
+
+def make_function(
+    code: "CodeType", globals_of: "ModuleType", name: str, cells: "Dict[str, Any]"
+) -> "Callable[..., Any]":
+    """A function that has its code and nothing else yet, so that cells and globals may refer to it."""
+    # Another Python's compiler may order the free variables differently, so they come by name.
+    closure = tuple([cells[free] for free in code.co_freevars])
+    return FunctionType(code, globals_of.__dict__, name, None, closure)  # type: ignore[no-any-return]
+
+
+def fill_function(function: "Any", state: "Tuple[Dict[str, Any], List[Tuple[Any, Any]], Dict[str, Any]]") -> None:
+    """Give a function its attributes, the contents of its cells, and those globals that it brings itself."""
+    attributes, contents, namespace = state
+    for name, value in attributes.items():
+        setattr(function, name, value)
+    for cell, value in contents:
+        _set_cell(cell, value)
+    function.__globals__.update(namespace)
+
+
+def code_from_source(snippet: "Snippet", name: str) -> "CodeType":
+    """The code of the function *name* that a snippet defines, without executing anything."""
+    key = (snippet, name)
+    code = _compiled.get(key)
+    if code is None:
+        if len(_compiled) >= MAX_COMPILED:
+            _compiled.clear()
+        _remember_lines(snippet)
+        code = _compiled[key] = _find_code(compile_snippet(snippet), name)
+    if code is None:
+        raise ValueError("no function %s in the source of %s, line %d" % (name, snippet[0], snippet[1]))
+    return code
+
+
+def code_from_marshal(data: bytes) -> "CodeType":
+    """The code that a Python of the same version dumped."""
+    return marshal.loads(data)  # type: ignore[no-any-return]
+
+
+_compiled: "Dict[Tuple[Snippet, str], Optional[CodeType]]" = {}
+
+
+def _set_cell(cell: "Any", value: "Any") -> None:
+    try:
+        cell.cell_contents = value
+    except AttributeError:  # read-only before 3.7: let a function assign to it, as its nonlocal variable
+        FunctionType(_assign.__code__, {}, "assign", None, (cell,))(value)
+
+
+def _make_assign() -> "Callable[[Any], None]":
+    variable = None
+
+    def assign(value: "Any") -> None:
+        nonlocal variable
+        variable = value
+
+    return assign
+
+
+_assign = _make_assign()
+
+
+# ---- source
+
+
+def compile_snippet(snippet: "Snippet") -> "CodeType":
+    """Compile a snippet so that its lines and columns are those of the file it comes from."""
+    filename, line, text, start, end, before, after, features = snippet
+    lines = text.split("\n")
+    if end >= 0:
+        lines[-1] = lines[-1][:end]
+    lines[0] = " " * start + lines[0][start:]
+    above = "\n" * (line - 1 - before.count("\n"))
+    return compile_source(above + before + "\n".join(lines) + after, filename, _future_flags(features))
+
+
+def _future_flags(features: "Tuple[str, ...]") -> int:
+    flags = 0
+    if features:
+        import __future__
+
+        for feature in features:
+            if feature not in __future__.all_feature_names:
+                raise SyntaxError("future feature %s is not defined" % feature)
+            flags |= getattr(__future__, feature).compiler_flag
+    return flags
+
+
+def _find_code(code: "CodeType", name: str) -> "Optional[CodeType]":
+    """The last function of that name, outermost first: others may be in its defaults, compiled before it."""
+    inner = [each for each in reversed(code.co_consts) if isinstance(each, type(code))]
+    for each in inner:
+        if each.co_name == name:
+            return each
+    for each in inner:
+        found = _find_code(each, name)
+        if found is not None:
+            return found
+    return None
+
+
+_sources: "Dict[str, List[str]]" = {}  # the lines that are known of each file
+_to_show: "Set[str]" = set()
+
+
+def _remember_lines(snippet: "Snippet") -> None:
+    filename, line, text = snippet[:3]
+    lines = _sources.setdefault(filename, [])
+    sent = text.split("\n")
+    lines.extend(["\n"] * (line - 1 + len(sent) - len(lines)))
+    lines[line - 1 : line - 1 + len(sent)] = [each + "\n" for each in sent]
+    _to_show.add(filename)
+
+
+def show_sources() -> None:
+    """Make tracebacks show the source that came with calls.  Whoever formats one calls this first.
+
+    Importing linecache takes 10 ms, so that it does not happen before somebody needs it.
+    """
+    while _to_show:
+        filename = _to_show.pop()
+        show_lines(filename, list(_sources[filename]))
+
+
+# ---- the script's __main__
+
+
+class _Main:
+    """The module that is ``__main__`` here, and what it was given."""
+
+    def __init__(self) -> None:
+        self._module: "Optional[ModuleType]" = None
+        self._boot_module: "Optional[ModuleType]" = None
+        self._done: "Dict[str, Any]" = {}  # what each name was last set to
+        self._items: "Dict[str, MainItem]" = {}  # of the call being loaded
+        self._pending: "Set[str]" = set()
+
+    @property
+    def module(self) -> "ModuleType":
+        if self._module is None:
+            self._boot_module = sys.modules.get("__main__")  # alive, since code of the agent may be from it
+            self._module = sys.modules["__main__"] = make_namespace("__main__")
+        return self._module
+
+    def update(self, items: "List[MainItem]") -> None:
+        """Define everything in *items* that is new or has changed."""
+        self._items = {item[0]: item for item in items}
+        self._pending = set(self._items)
+        for item in items:
+            self.ensure(item[0])
+
+    def ensure(self, name: str) -> None:
+        """Define *name* now, and what it needs: it is about to be used."""
+        if name not in self._pending:
+            return
+        self._pending.discard(name)  # first, so that definitions may refer to each other in circles
+        _, kind, content, before, after = self._items[name]
+        for each in before:
+            self.ensure(each)
+        if self._done.get(name) != content:
+            if kind == "statement":
+                _remember_lines(content)
+                exec(compile_snippet(content), self.module.__dict__)
+            else:
+                setattr(self.module, name, pickle.loads(content))
+            self._done[name] = content
+        for each in after:
+            self.ensure(each)
+
+
+main = _Main()

@@ -1,0 +1,214 @@
+"""The broker's side of a worker: fork it, hand it frames, take what it says.  When to do so is broker.py's job."""
+
+import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+import _socket  # socket itself costs ten times as much to import
+import fcntl
+import os
+import sys
+
+from trickle._agent import reaper
+from trickle._wire import frames
+from trickle._wire.frames import CHUNK, DIED, Decoder, Modules
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Dict, List, Optional, Tuple
+
+LINUX = sys.platform.startswith("linux")
+F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
+SIGKILL = 9
+READ_SIZE = 64 * 1024
+LINE = CHUNK // 2  # bytes: a longer line is cut
+LOWEST_FREE = 6  # the worker's own descriptors are 0 to 5
+
+
+class Lines:
+    """Cuts what comes out of one output pipe into blocks of whole lines."""
+
+    def __init__(self, stream: int) -> None:
+        self.stream = stream
+        self._rest = b""
+
+    def feed(self, data: bytes) -> "List[bytes]":
+        """Blocks of whole lines, none longer than a frame."""
+        data = self._rest + data
+        blocks = []
+        while len(data) > LINE:
+            cut = data.rfind(b"\n", 0, LINE) + 1 or LINE
+            blocks.append(data[:cut])
+            data = data[cut:]
+        cut = data.rfind(b"\n") + 1
+        if cut:
+            blocks.append(data[:cut])
+        self._rest = data[cut:]
+        return blocks
+
+    def flush(self) -> bytes:
+        """What was written after the last newline."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+class Worker:
+    """One worker process, as the broker sees it."""
+
+    def __init__(self, serial: int, agent: str) -> None:
+        self.serial = serial
+        self.mark = "%s.%d" % (agent, serial)
+        self.pid = 0
+        self.started = 0
+        self.session = 0
+        self.session_verdict = DIED  # unless it is closed
+        self.task: "Any" = None
+        self.retired = False
+        self.throttled = False
+        self.bundles = 0  # how many it has been given
+        self.decoder = Decoder()
+        self.outbox: "List[memoryview]" = []
+        self.outputs: "Dict[int, Lines]" = {}
+
+    def fork(self, configuration: "Dict[str, Any]", bundles: "List[bytes]") -> None:
+        """Start the process.  In the child this never returns."""
+        ours, theirs = _socket.socketpair()
+        life_read, self.life = os.pipe()  # its end tells the worker's group of our death
+        control_read, self.control = os.pipe()
+        out_read, out_write = os.pipe()
+        error_read, error_write = os.pipe()
+        self.bundles = len(bundles)
+        self.pid = os.fork()
+        if not self.pid:
+            try:
+                link = _settle(theirs, control_read, life_read, out_write, error_write)
+                from trickle._agent import worker
+
+                worker.main(link, 4, configuration, self.mark, bundles)
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                os._exit(70)
+        theirs.close()
+        for fd in (life_read, control_read, out_write, error_write):
+            os.close(fd)
+        self.started = reaper.start_time(self.pid)
+        self.link = ours
+        self.link.setblocking(False)
+        self.outputs = {out_read: Lines(1), error_read: Lines(2)}
+        for fd in (self.control, out_read, error_read):
+            os.set_blocking(fd, False)
+
+    @property
+    def claim(self) -> "Tuple[bytes, int]":
+        """How the processes that it started are known: see reaper.remnants."""
+        return ("\0%s=%s." % (reaper.MARK, self.mark)).encode(), self.started
+
+    def descriptors(self) -> "List[int]":
+        return [self.link.fileno(), *self.outputs]
+
+    def close(self) -> None:
+        """Forget the pipes of a worker that is gone."""
+        self.link.close()
+        for fd in [*self.outputs, self.control, self.life]:
+            os.close(fd)
+        self.outputs = {}
+
+    def give(self, *to_send: "frames.Frame") -> None:
+        """Frames for the worker's link, as fast as it takes them."""
+        for frame in to_send:
+            self.outbox.append(memoryview(frames.encode(frame)))
+        self.flush()
+
+    def give_bundles(self, bundles: "List[bytes]") -> None:
+        """The bundles of modules that it has not been given yet."""
+        for bundle in bundles[self.bundles :]:
+            for start in range(0, len(bundle), CHUNK):
+                part = bundle[start : start + CHUNK]
+                self.give(Modules(0, int(start + CHUNK >= len(bundle)), 0, part))
+        self.bundles = len(bundles)
+
+    def flush(self) -> None:
+        """Write what the link takes."""
+        while self.outbox:
+            try:
+                sent = self.link.send(self.outbox[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                self.outbox = []  # it is dying; its death is noticed elsewhere
+                return
+            if sent < len(self.outbox[0]):
+                self.outbox[0] = self.outbox[0][sent:]
+            else:
+                del self.outbox[0]
+
+    def tell(self, frame: "frames.Frame", wake: int) -> None:
+        """A frame for the worker while it runs a call: through the control pipe, with a signal to read it."""
+        try:
+            os.write(self.control, frames.encode(frame))
+            os.kill(self.pid, wake)
+        except OSError:
+            pass  # it is dying; or it ignores a pipe full of such frames, and the next rung will do
+
+    def receive(self) -> "Optional[List[frames.Frame]]":
+        """What has come over the link; None at its end."""
+        try:
+            data = self.link.recv(4 * READ_SIZE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        return [frames.frame_of(*raw) for raw in self.decoder.feed(data)]
+
+    def read_output(self, fd: int) -> "Optional[List[bytes]]":
+        """Blocks of lines that have come out of one output pipe; None if nothing has."""
+        try:
+            data = os.read(fd, READ_SIZE)
+        except OSError:
+            return None
+        return self.outputs[fd].feed(data) if data else None
+
+
+def _settle(link: "_socket.socket", control: int, life: int, out: int, error: int) -> "_socket.socket":
+    """Put the child's descriptors at 0 to 5, close all others, and lead a session that dies with the broker."""
+    os.setsid()
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    # Out of each other's way first: one of them may be where another goes.
+    held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (out, error, link.fileno(), control, life)]
+    for target, fd in enumerate(held, 1):
+        os.dup2(fd, target, target < 3)  # inheritable: what a call starts prints to 1 and 2
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0, True)
+    link.detach()
+    close_from(LOWEST_FREE)
+    os.set_blocking(4, False)
+    if LINUX:
+        # When the broker dies, by whatever signal, the kernel kills this process group.
+        fcntl.fcntl(5, fcntl.F_SETOWN, -os.getpid())
+        fcntl.fcntl(5, F_SETSIG, SIGKILL)
+        fcntl.fcntl(5, fcntl.F_SETFL, fcntl.fcntl(5, fcntl.F_GETFL) | os.O_ASYNC)
+    if os.path.exists("/proc/self/oom_score_adj"):
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("500")  # rather this worker than the broker, which cleans up
+        except OSError:
+            pass
+    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=3)
+
+
+def close_from(lowest: int) -> None:
+    """Close every descriptor from *lowest* up."""
+    try:
+        names = os.listdir("/proc/self/fd" if LINUX else "/dev/fd")
+    except OSError:
+        os.closerange(lowest, 1024)
+        return
+    for fd in map(int, names):
+        if fd >= lowest:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # that of the listing itself

@@ -1,0 +1,98 @@
+"""Find and kill all that a worker started.  When to do so is broker.py's decision.
+
+On Linux a process belongs to a worker when it is in its session, descends from it, or carries its mark in the
+environment; elsewhere only the process group can be named.
+"""
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, Iterable, List, Tuple
+
+MARK = "TRICKLE_CALL"  # the environment variable that says which call started a process
+SIGKILL = 9
+HAS_PROC = os.path.exists("/proc/self/stat")
+
+
+def _status(pid: int) -> "Tuple[bytes, int, int, int]":
+    """State, parent, session and start time of a process, from /proc (see proc(5): fields 3, 4, 6 and 22)."""
+    with open("/proc/%d/stat" % pid, "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    return fields[0], int(fields[1]), int(fields[3]), int(fields[19])
+
+
+def _environment(pid: int) -> bytes:
+    with open("/proc/%d/environ" % pid, "rb") as file:
+        return file.read()
+
+
+def start_time(pid: int) -> int:
+    """When the process started, in clock ticks since boot; 0 where there is no /proc."""
+    return _status(pid)[3] if HAS_PROC else 0
+
+
+def remnants(leaders: "Dict[int, Tuple[bytes, int]]") -> "Dict[int, List[int]]":
+    """The processes, zombies aside, that belong to each of *leaders*: pid -> (mark, start time).  One look at /proc."""
+    found: "Dict[int, List[int]]" = {leader: [] for leader in leaders}
+    if not HAS_PROC:
+        return found
+    oldest = min(started for _, started in leaders.values())
+    owner = {leader: leader for leader in leaders}  # of every process that belongs to one
+    strangers = {}  # pid -> parent
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        pid = int(name)
+        try:
+            state, parent, session, started = _status(pid)
+            if started < oldest or pid in leaders:
+                continue  # nothing that is older than a worker was started by it
+            leader = session if session in leaders else _marked_for(pid, leaders)
+        except OSError:
+            continue  # gone, or not ours to read
+        if leader:
+            owner[pid] = leader
+            if state not in b"ZX":
+                found[leader].append(pid)
+        elif state not in b"ZX":
+            strangers[pid] = parent
+    while True:  # descendants that changed both session and environment
+        adopted = [pid for pid, parent in strangers.items() if parent in owner]
+        if not adopted:
+            return found
+        for pid in adopted:
+            leader = owner[strangers.pop(pid)]
+            owner[pid] = leader
+            found[leader].append(pid)
+
+
+def _marked_for(pid: int, leaders: "Dict[int, Tuple[bytes, int]]") -> int:
+    try:
+        environment = b"\0" + _environment(pid)
+    except OSError:
+        return 0  # another user's: we could not kill it either
+    for leader, (mark, _) in leaders.items():
+        if mark in environment:
+            return leader
+    return 0
+
+
+def kill(pids: "Iterable[int]") -> int:
+    """SIGKILL to each, and how many of them it could be sent to."""
+    count = 0
+    for pid in pids:
+        try:
+            os.kill(pid, SIGKILL)
+            count += 1
+        except OSError:
+            pass  # gone already, or another user's, of which we have no say
+    return count
+
+
+def kill_group(pid: int, number: int) -> None:
+    """A signal to the process group of a worker that has not been reaped."""
+    try:
+        os.killpg(pid, number)
+    except OSError:
+        pass  # nothing is left of it, or (macOS) only zombies

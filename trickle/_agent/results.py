@@ -1,0 +1,341 @@
+"""Pack what a call returned or raised into bytes that the controller's restricted unpickler reads.
+
+Reading them is _unpickling.py's and _remote_errors.py's job, on the controller.
+"""
+
+import sys
+
+try:
+    import _pickle as pickle  # the pickle module costs more to import, and adds nothing that is needed here
+except ImportError:
+    import pickle  # type: ignore[no-redef]
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, List, Optional, Tuple
+
+    Reducer = Callable[[Any], Tuple[Any, ...]]
+    Described = Dict[str, Any]
+
+PROTOCOL = 5 if sys.version_info >= (3, 8) else 4  # the reader needs 4's opcodes, and knows none after 5's
+
+MAX_TEXT = 64 * 1024  # characters of a str(), and of a traceback: more is no longer read by a person
+MAX_CHILD_TEXT = 8 * 1024  # of each exception in a group: the group's own traceback shows them too
+MAX_ARGUMENT = 64 * 1024  # bytes of one packed argument of an exception
+MAX_INTEGER_BITS = 4096  # of an exception's argument: str() of a huge one is slow, and refused by newer Pythons
+MAX_CLASSES = 64  # of an exception's bases
+MAX_NOTES = 32
+MAX_DEPTH = 8  # of groups in groups, and of containers in an argument
+MAX_CHILDREN = 64  # of one group
+MAX_ATTRIBUTES = 32
+MAX_CHAIN = 1000  # causes and contexts walked
+
+
+# Results
+
+
+def dumps_result(value: "Any") -> bytes:
+    """Pickle *value* for the controller.
+
+    Raises:
+      TypeError: it cannot be pickled.
+    """
+    output = _Buffer()
+    pickler = pickle.Pickler(output, PROTOCOL)
+    pickler.dispatch_table = _REDUCERS
+    try:
+        pickler.dump(value)
+    except Exception as exc:
+        raise TypeError(
+            "the function returned something that cannot be sent: %s (%s)" % (_describe_type(value), _text_of(exc))
+        ) from exc
+    return output.getvalue()
+
+
+class _Buffer:
+    """What a pickler writes to; ``io`` would do, but this shares large buffers instead of copying them."""
+
+    def __init__(self) -> None:
+        self.chunks: "List[bytes]" = []
+
+    def write(self, chunk: bytes) -> None:
+        self.chunks.append(chunk)
+
+    def getvalue(self) -> bytes:
+        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+
+
+def _describe_type(value: "Any") -> str:
+    cls = type(value)
+    return cls.__qualname__ if cls.__module__ == "builtins" else "%s.%s" % (cls.__module__, cls.__qualname__)
+
+
+def _reduce_to_text(value: "Any") -> "Tuple[Any, ...]":
+    return type(value), (str(value),)
+
+
+def _reduce_complex(value: complex) -> "Tuple[Any, ...]":
+    return complex, (value.real, value.imag)
+
+
+def _reduce_fraction(value: "Any") -> "Tuple[Any, ...]":
+    return type(value), (value.numerator, value.denominator)
+
+
+def _reduce_zone(value: "Any") -> "Tuple[Any, ...]":
+    if value.key is None:
+        raise TypeError("a time zone that was read from a file has no name to be sent by")
+    return type(value), (value.key,)
+
+
+def _reduce_enum(value: "Any") -> "Tuple[Any, ...]":
+    return type(value), (value.value,)
+
+
+# Types whose own pickles differ between Python versions, or are more than a call with scalar arguments.
+# By name, because importing their modules would cost every connection: a value's type says where it is from.
+_SPECIAL_TYPES = {
+    ("builtins", "complex"): _reduce_complex,
+    ("fractions", "Fraction"): _reduce_fraction,
+    ("uuid", "UUID"): _reduce_to_text,
+    ("zoneinfo", "ZoneInfo"): _reduce_zone,
+}  # type: Dict[Tuple[str, str], Reducer]
+for _name in ("PurePosixPath", "PureWindowsPath", "PosixPath", "WindowsPath"):
+    _SPECIAL_TYPES["pathlib", _name] = _reduce_to_text
+    _SPECIAL_TYPES["pathlib._local", _name] = _reduce_to_text  # where 3.13 keeps them
+for _name in (
+    "IPv4Address",
+    "IPv6Address",
+    "IPv4Network",
+    "IPv6Network",
+    "IPv4Interface",
+    "IPv6Interface",
+):
+    _SPECIAL_TYPES["ipaddress", _name] = _reduce_to_text
+
+# Types whose own pickles are fine already.
+_ORDINARY_TYPES = {
+    ("decimal", "Decimal"),
+    ("datetime", "date"),
+    ("datetime", "time"),
+    ("datetime", "datetime"),
+    ("datetime", "timedelta"),
+    ("datetime", "timezone"),
+}
+
+
+class _Reducers(dict):  # type: ignore[type-arg]
+    """A pickler's ``dispatch_table`` that finds out about a type when a value of it turns up."""
+
+    def __missing__(self, cls: "type") -> "Reducer":
+        reducer = _SPECIAL_TYPES.get((cls.__module__, cls.__qualname__))
+        if reducer is not None and _is_genuine(cls):
+            self[cls] = reducer
+            return reducer
+        enum = sys.modules.get("enum")
+        if enum is not None and issubclass(cls, enum.Enum):
+            return _reduce_enum  # by value: how an Enum pickles itself differs from version to version
+        return sys.modules["copyreg"].dispatch_table[cls]  # type: ignore[no-any-return]
+
+
+_REDUCERS = _Reducers()
+
+
+def _is_genuine(cls: type) -> bool:
+    """Whether the name of *cls* leads back to it: a user's class can claim any name."""
+    return getattr(sys.modules.get(cls.__module__), cls.__qualname__, None) is cls
+
+
+# Exceptions
+
+
+def describe_exception(exc: BaseException) -> bytes:
+    """Pack *exc* as plain data: what it is, what it says and where it was raised, all of bounded size.
+
+    Frames of trickle's own at the top of its tracebacks are dropped from the exceptions themselves.  Never
+    raises: what cannot be had is left out.
+    """
+    try:
+        return dumps_result(_describe(exc, 0))
+    except Exception as problem:  # such as RecursionError, MemoryError
+        return dumps_result(_describe_briefly(exc, problem))
+
+
+def _describe(exc: BaseException, depth: int) -> "Described":
+    _drop_own_frames(exc)
+    max_text = MAX_CHILD_TEXT if depth else MAX_TEXT
+    args, faithful = _describe_arguments(exc)
+    return {
+        "type": _name_of(type(exc)),
+        "bases": [_name_of(cls) for cls in type(exc).__mro__[1 : MAX_CLASSES + 1]],
+        "text": _shorten(_text_of(exc), max_text),
+        "args": args,
+        "args_are_faithful": faithful,
+        "members": _describe_members(exc),
+        "attributes": _describe_attributes(exc),
+        "notes": _describe_notes(exc),
+        "traceback": _shorten(_format_traceback(exc), max_text),
+        "children": _describe_children(exc, depth),
+    }
+
+
+def _describe_briefly(exc: BaseException, problem: BaseException) -> "Described":
+    return {
+        "type": _name_of(type(exc)),
+        "bases": [_name_of(cls) for cls in type(exc).__mro__[1 : MAX_CLASSES + 1]],
+        "text": "",
+        "args": (),
+        "args_are_faithful": False,
+        "members": {},
+        "attributes": {},
+        "notes": [],
+        "traceback": "(nothing more can be said: describing it raised %s)" % type(problem).__name__,
+        "children": None,
+    }
+
+
+def _name_of(cls: type) -> "Tuple[str, str]":
+    return str(cls.__module__), str(cls.__qualname__)
+
+
+def _text_of(exc: BaseException) -> str:
+    try:
+        return str(exc) + ""  # an instance of a subclass of str becomes a plain one
+    except Exception as problem:
+        return "(no text: its __str__ raised %s)" % type(problem).__name__
+
+
+def _repr_of(value: "Any") -> str:
+    try:
+        return _shorten(repr(value) + "", MAX_CHILD_TEXT)
+    except Exception as problem:
+        return "<%s: its __repr__ raised %s>" % (_describe_type(value), type(problem).__name__)
+
+
+def _shorten(text: str, limit: int) -> str:
+    """Return *text* in at most *limit* characters, its head and its tail kept."""
+    if len(text) <= limit:
+        return text
+    mark = "\n... (%d characters left out) ...\n" % (len(text) - limit)
+    head = (limit - len(mark)) // 2
+    return text[:head] + mark + text[len(text) - (limit - len(mark) - head) :]
+
+
+def _describe_arguments(exc: BaseException) -> "Tuple[Tuple[Any, ...], bool]":
+    """Return the arguments, and whether each is itself and not its repr()."""
+    try:
+        given = tuple(exc.args)
+    except Exception:  # a property that raises
+        return (), False
+    args = tuple(arg if _is_small_and_plain(arg) else _repr_of(arg) for arg in given[:MAX_CHILDREN])
+    faithful = len(given) <= MAX_CHILDREN and all(described is arg for described, arg in zip(args, given))  # noqa: B905
+    return args, faithful
+
+
+def _is_small_and_plain(value: "Any") -> bool:
+    try:
+        return _is_plain(value, 0) and len(dumps_result(value)) <= MAX_ARGUMENT
+    except Exception:
+        return False
+
+
+def _is_plain(value: "Any", depth: int) -> bool:
+    """Whether the controller reads *value* as it is, with no class of the program's own in it."""
+    cls = type(value)
+    if cls in (type(None), bool, float, complex, str, bytes):
+        return True
+    if cls is int:
+        return bool(value.bit_length() <= MAX_INTEGER_BITS)
+    if cls in (tuple, list, set, frozenset):
+        return depth < MAX_DEPTH and all(_is_plain(item, depth + 1) for item in value)
+    if cls is dict:
+        return depth < MAX_DEPTH and all(
+            _is_plain(key, depth + 1) and _is_plain(item, depth + 1) for key, item in value.items()
+        )
+    name = (cls.__module__, cls.__qualname__)
+    return (name in _SPECIAL_TYPES or name in _ORDINARY_TYPES) and _is_genuine(cls)
+
+
+# What builtin exceptions keep in their C structs, where their __init__ would put it.
+_MEMBERS = (
+    (OSError, ("errno", "strerror", "filename", "filename2")),
+    (ImportError, ("msg", "name", "path")),
+    (SyntaxError, ("msg", "filename", "lineno", "offset", "text", "end_lineno", "end_offset")),
+    (UnicodeError, ("encoding", "object", "start", "end", "reason")),
+    (NameError, ("name",)),
+    (AttributeError, ("name",)),
+)  # type: Tuple[Tuple[type, Tuple[str, ...]], ...]
+
+
+def _describe_members(exc: BaseException) -> "Dict[str, Any]":
+    members = {}
+    for cls, names in _MEMBERS:
+        for name in names if isinstance(exc, cls) else ():
+            try:
+                value = getattr(exc, name)
+            except Exception:  # unset, or newer than this Python
+                continue
+            if _is_small_and_plain(value):
+                members[name] = value
+    return members
+
+
+def _describe_attributes(exc: BaseException) -> "Dict[str, Any]":
+    """Return the plain data that the program keeps on *exc*, such as a CalledProcessError's returncode."""
+    attributes: "Dict[str, Any]" = {}
+    for name, value in list(getattr(exc, "__dict__", {}).items()):
+        if len(attributes) == MAX_ATTRIBUTES:
+            break
+        if type(name) is str and not name.startswith("_") and _is_small_and_plain(value):
+            attributes[name] = value
+    return attributes
+
+
+def _describe_notes(exc: BaseException) -> "List[str]":
+    notes = getattr(exc, "__notes__", None)
+    if not isinstance(notes, (list, tuple)):
+        return []
+    return [_shorten(note + "", MAX_CHILD_TEXT) for note in notes[:MAX_NOTES] if isinstance(note, str)]
+
+
+def _describe_children(exc: BaseException, depth: int) -> "Optional[List[Described]]":
+    """Return the exceptions in a group, if *exc* is one: Python 3.11's own, or one that looks like it."""
+    children = getattr(exc, "exceptions", None)
+    if not isinstance(children, (list, tuple)) or not children or depth == MAX_DEPTH:
+        return None
+    if not all(isinstance(child, BaseException) for child in children):
+        return None
+    if not any(cls.__name__ == "BaseExceptionGroup" for cls in type(exc).__mro__):
+        return None
+    return [_describe(child, depth + 1) for child in children[:MAX_CHILDREN]]
+
+
+def _format_traceback(exc: BaseException) -> str:
+    try:
+        import traceback  # not at the top: most connections never need it
+
+        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+    except Exception as problem:  # a __str__, __repr__ or loader of the program's own
+        return "(no traceback: formatting it raised %s)\n" % type(problem).__name__
+
+
+def _drop_own_frames(exc: BaseException) -> None:
+    """Cut trickle's frames off the top of the tracebacks of *exc* and of all that it came from."""
+    seen: "set[int]" = set()
+    waiting: "List[Optional[BaseException]]" = [exc]
+    while waiting and len(seen) < MAX_CHAIN:
+        link = waiting.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
+        link.__traceback__ = _without_own_frames(link.__traceback__)
+        waiting += [link.__cause__, link.__context__]
+
+
+def _without_own_frames(traceback: "Any") -> "Any":
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__")
+        if not (isinstance(module, str) and module.startswith("trickle._agent.")):
+            return traceback
+        traceback = traceback.tb_next
+    return None

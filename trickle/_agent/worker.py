@@ -1,0 +1,336 @@
+"""A worker: runs one call at a time in its main thread, and answers each with one End.
+
+The broker forks it, hands it calls over a socket, and asks it to stop by a frame in the control pipe and SIGURG.
+"""
+
+import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+import _thread
+import os
+import sys
+import time
+
+from trickle import remote
+from trickle._agent import functions, options, results
+from trickle._agent.importer import Importer
+from trickle._agent.reaper import MARK
+from trickle._wire import frames
+from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Modules, Renew
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from typing import Any, Dict, List, Optional, Tuple
+
+WAKE = _signal.SIGURG  # ignored by default, and used by next to nobody
+TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
+READ_SIZE = 256 * 1024
+LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
+
+
+class Worker:
+    """The state of this process: its link to the broker, and the call that it runs."""
+
+    def __init__(self, link: "_socket.socket", control: int, configuration: "Dict[str, Any]", mark: str) -> None:
+        self.link = link
+        self.control = control
+        self.mark = mark
+        self.max_payload = configuration["max_payload"]
+        self.pid = os.getpid()
+        self.main_thread = _thread.get_ident()
+        self.importer = Importer(self._fetch)
+        self.bundles = 0  # how many have been received, in whole
+        self._bundle: "List[bytes]" = []
+        self._decoder = Decoder()
+        self._control_decoder = Decoder()
+        self._calls: "List[Tuple[int, int, bytes]]" = []
+        self._parts: "List[bytes]" = []
+        self._begun: "Optional[Begin]" = None
+        self._read_lock = _thread.allocate_lock()
+        self._write_lock = _thread.allocate_lock()
+        self._armed = 0  # the call into which CallCancelled may be raised
+        self._writing = False  # the main thread is writing a frame, which must not be torn
+        self._cancel: "Optional[Cancel]" = None
+        self._raised = False
+        self._deadline: "Optional[float]" = None
+
+    # ---- frames from the broker
+
+    def serve(self) -> None:
+        """Run calls until the broker closes the link."""
+        while True:
+            while self._calls:
+                id, timeout_ms, payload = self._calls.pop(0)
+                self._run(id, timeout_ms, payload)
+            with self._read_lock:
+                if not self._receive():
+                    return
+
+    def _receive(self) -> bool:
+        """Wait for frames and keep what they bring.  The caller holds the read lock."""
+        try:
+            data = self.link.recv(READ_SIZE)
+        except OSError:
+            data = b""
+        if not data:
+            return False
+        for raw in self._decoder.feed(data):
+            self._keep(frames.frame_of(*raw))
+        return True
+
+    def _keep(self, frame: "frames.Frame") -> None:
+        if isinstance(frame, Call):
+            self._calls.append((frame.id, frame.timeout_ms, frame.payload))
+        elif isinstance(frame, Begin):
+            self._begun, self._parts = frame, []
+        elif isinstance(frame, Data):
+            self._keep_part(frame)
+        elif isinstance(frame, Cancel):
+            self._begun, self._parts = None, []  # it was cancelled before it was here in whole
+        elif isinstance(frame, Modules):
+            self._bundle.append(frame.payload)
+            if frame.last:
+                self.add_bundle(b"".join(self._bundle))
+                self._bundle = []
+
+    def _keep_part(self, frame: Data) -> None:
+        if self._begun is None or frame.id != self._begun.id:
+            return
+        self._parts.append(frame.payload)
+        if frame.last:
+            self._calls.append((frame.id, self._begun.timeout_ms, b"".join(self._parts)))
+            self._begun, self._parts = None, []
+
+    def add_bundle(self, bundle: bytes) -> None:
+        """Keep a bundle of modules for the importer."""
+        self.importer.add_bundle(bundle)
+        self.bundles += 1
+
+    def _fetch(self, name: str) -> None:
+        """Ask for a module, and return when the importer has an answer for it."""
+        asked_at = -1
+        while not self.importer.has_answer(name):
+            if asked_at != self.bundles:
+                asked_at = self.bundles
+                self.send(Ask(0, asked_at, 0, name.encode("utf-8", "replace")))
+            # The main thread of an idle worker holds the lock while it waits for the next call.
+            if self._read_lock.acquire(True, LOCK_POLL):
+                try:
+                    if not self.importer.has_answer(name) and not self._receive():
+                        raise OSError("the connection to the controller is gone")
+                finally:
+                    self._read_lock.release()
+
+    # ---- frames to the broker
+
+    def send(self, *to_send: "frames.Frame") -> None:
+        """Write whole frames, from any thread; a cancel that comes meanwhile waits until they are out."""
+        in_main_thread = _thread.get_ident() == self.main_thread
+        if in_main_thread:
+            self._writing = True
+        try:
+            with self._write_lock:
+                for frame in to_send:
+                    self.link.sendall(frames.encode(frame))
+        finally:
+            if in_main_thread:
+                self._writing = False
+        if in_main_thread:
+            self._raise_if_cancelled()
+
+    def _answer(self, id: int, verdict: int, payload: bytes) -> None:
+        parts: "List[frames.Frame]" = []
+        view = memoryview(payload)
+        while len(view) > CHUNK:
+            parts.append(Data(id, 0, 0, view[:CHUNK]))  # type: ignore[arg-type]
+            view = view[CHUNK:]
+        parts.append(End(id, verdict, TAINTED if self._raised else 0, view))  # type: ignore[arg-type]
+        self.send(*parts)
+
+    # ---- one call
+
+    def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
+        self._cancel, self._raised = None, False
+        self._deadline = None if timeout_ms == frames.NEVER else time.monotonic() + timeout_ms / 1000.0
+        os.environ[MARK] = "%s.%d" % (self.mark, id)
+        if _signal.getsignal(WAKE) is not on_wake:
+            _signal.signal(WAKE, on_wake)
+        try:
+            verdict, answer = self._outcome(id, payload)
+        except remote.CallCancelled:  # it came between the function's end and the disarming
+            self._armed = 0
+            verdict, answer = frames.CANCELLED, b""
+        if os.getpid() != self.pid:
+            os._exit(0)  # the function forked, and this is the child's copy of the call
+        flush_output()
+        if len(answer) > self.max_payload:
+            error = ValueError("the result takes %d bytes; max_payload allows %d" % (len(answer), self.max_payload))
+            verdict, answer = frames.RAISED, results.describe_exception(error)
+        self._answer(id, verdict, answer)
+
+    def _outcome(self, id: int, payload: bytes) -> "Tuple[int, bytes]":
+        try:
+            self._armed = id
+            self._read_control()  # a cancel may have come before this call was armed
+            self._raise_if_cancelled()
+            answer = self._perform(payload)
+            self._armed = 0
+            return frames.RETURNED, answer
+        except BaseException as exc:
+            self._armed = 0
+            if os.getpid() != self.pid:
+                leave_fork(exc)
+            if isinstance(exc, remote.CallCancelled) or (self._raised and isinstance(exc, KeyboardInterrupt)):
+                return frames.CANCELLED, b""
+            return frames.RAISED, results.describe_exception(exc)
+
+    def _perform(self, payload: bytes) -> bytes:
+        asked_for, call = options.split(payload)
+        with options.Surroundings(asked_for):
+            fn, args, kwargs = functions.loads_call(call)
+            return results.dumps_result(fn(*args, **kwargs))
+
+    # ---- being cancelled
+
+    def _read_control(self) -> None:
+        try:
+            data = os.read(self.control, READ_SIZE)
+        except OSError:
+            return  # nothing there
+        for raw in self._control_decoder.feed(data):
+            frame = frames.frame_of(*raw)
+            if frame.id != self._armed:
+                continue  # meant for a call that has ended
+            if isinstance(frame, Cancel):
+                self._cancel = frame
+            elif isinstance(frame, Renew):
+                forever = frame.timeout_ms == frames.NEVER
+                self._deadline = None if forever else time.monotonic() + frame.timeout_ms / 1000.0
+
+    def wake(self, frame: "Any") -> None:
+        """SIGURG came: something is in the control pipe."""
+        self._read_control()
+        self._raise_if_cancelled(frame)
+
+    def _raise_if_cancelled(self, frame: "Any" = None) -> None:
+        if self._cancel is None or self._raised or self._writing or self._cancel.id != self._armed:
+            return
+        self._raised = True
+        handler = _signal.getsignal(_signal.SIGINT)
+        if callable(handler) and handler is not _signal.default_int_handler:
+            handler(_signal.SIGINT, frame)  # trio's, asyncio's or the program's own knows better how to stop it
+        else:
+            raise self._cancellation()
+
+    def _cancellation(self) -> remote.CallCancelled:
+        reason = self._cancel.payload.decode("utf-8", "replace") if self._cancel is not None else ""
+        return remote.CallCancelled(reason or None)
+
+    def raise_again(self) -> None:
+        """CallCancelled was swallowed where Python ignores exceptions: raise it once more."""
+        if self._armed and self._cancel is not None:
+            self._raised = False
+            os.kill(self.pid, WAKE)
+
+    # ---- trickle.remote
+
+    def check_cancelled(self) -> None:
+        if self._armed and self._cancel is not None and self._cancel.id == self._armed:
+            self._raised = True
+            raise self._cancellation()
+
+    def time_left(self) -> float:
+        return float("inf") if self._deadline is None else self._deadline - time.monotonic()
+
+
+_this: "Optional[Worker]" = None
+
+
+def on_wake(number: int, frame: "Any") -> None:
+    """The handler of SIGURG.  The broker installs it too, so that no worker is ever without it."""
+    if _this is not None and _this.pid == os.getpid():
+        _this.wake(frame)
+
+
+def leave_fork(exc: BaseException) -> None:
+    """End a process that the function forked and that came back into trickle's code."""
+    flush_output()
+    code = exc.code if isinstance(exc, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def flush_output() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # the function closed it, or put something of its own there
+            pass
+
+
+def _open_streams() -> None:
+    import io
+
+    # What a host prints is read as UTF-8, whatever its locale says.
+    sys.stdin = open(0, encoding="utf-8", errors="replace", closefd=False)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        raw = io.BufferedWriter(io.FileIO(fd, "w", closefd=False))
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+        setattr(sys, "__%s__" % name, stream)
+
+
+def _open_site() -> None:
+    """Give this process the ``sys.path`` that a plain ``python3`` has here; the broker runs with -I -S."""
+    import site
+
+    extra = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    try:
+        known = site.venv(set()) or set()
+        site.ENABLE_USER_SITE = os.getuid() == os.geteuid()
+        if site.ENABLE_USER_SITE:
+            known = site.addusersitepackages(known) or known
+        site.addsitepackages(known)
+    except Exception as exc:  # a broken .pth file is not a reason to run nothing
+        sys.stderr.write("trickle: site-packages of this host: %r\n" % (exc,))
+    sys.path[0:0] = extra
+
+
+def _on_unraisable(unraisable: "Any") -> None:
+    if _this is not None and isinstance(unraisable.exc_value, remote.CallCancelled):
+        _this.raise_again()
+    else:
+        sys.__unraisablehook__(unraisable)  # type: ignore[attr-defined, unused-ignore]
+
+
+def main(
+    link: "_socket.socket", control: int, configuration: "Dict[str, Any]", mark: str, bundles: "List[bytes]"
+) -> None:
+    """Be a worker until the broker closes the link."""
+    global _this
+    _open_streams()
+    sys.argv = [""]
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _this = worker = Worker(link, control, configuration, mark)
+    remote.host_name = configuration["name"]
+    remote._runner = worker  # type: ignore[assignment]
+    sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
+    worker.importer.install()  # before site-packages come in: what is on the path now is the standard library
+    _open_site()
+    for bundle in bundles:
+        worker.add_bundle(bundle)
+    try:
+        worker.serve()
+    finally:
+        if os.getpid() == worker.pid:
+            leave()
+
+
+def leave() -> None:
+    """Run what was registered with atexit, and go.  Threads that are still running go with us."""
+    atexit = sys.modules.get("atexit")
+    if atexit is not None:
+        try:
+            atexit._run_exitfuncs()
+        except BaseException:
+            pass  # it has been printed
+    flush_output()
+    os._exit(0)

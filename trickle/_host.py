@@ -1,0 +1,582 @@
+"""A host: the verbs that users call, and what becomes of a call that ends early.
+
+The connection itself is _link.py's; packing calls and reading results are _pickling.py's and _unpickling.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+import trio
+
+from trickle import _pickling, _unpickling
+from trickle._agent.options import join
+from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, WorkerDied
+from trickle._link import HostInfo, Link, RemoteCall
+from trickle._remote_errors import rebuild_exception
+from trickle._settings import UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
+from trickle._tunnels import as_tunnel
+from trickle._wire import frames
+from trickle.abc import Tunnel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class HostStatistics:
+    """How a host does, at one moment.
+
+    Args:
+      state: ``"connecting"``, ``"connected"``, ``"lost"`` or ``"closed"``.
+      calls_running: calls that have been sent and have not ended.
+      calls_waiting: calls that wait for the connection.
+      workers: how many calls may run at once.
+      open: sessions that are open.
+      verdicts: how many calls ended how: returned, raised, cancelled, killed, never started, died, unkillable,
+        unknown.
+      bytes_sent: to the agent, boot code included.
+      bytes_received: from the agent.
+      modules_sent: modules that the host was sent, or told that it will not get.
+      seconds_since_heard: since the last byte from the agent.
+    """
+
+    state: Literal["connecting", "connected", "lost", "closed"]
+    calls_running: int
+    calls_waiting: int
+    workers: int
+    open: int
+    verdicts: Mapping[str, int]
+    bytes_sent: int
+    bytes_received: int
+    modules_sent: int
+    seconds_since_heard: float
+
+
+class HostCore:
+    """What all views of one host share: its links, one after the other, and their nursery."""
+
+    def __init__(self, tunnel: Tunnel, settings: OpenSettings, nursery: trio.Nursery) -> None:
+        assert tunnel.name is not None
+        self.tunnel = tunnel
+        self.name = tunnel.name
+        self.settings = settings
+        self.verdicts: Counter[str] = Counter()
+        self.closed = False
+        self.users = 0  # calls that need the link, from before they are sent until their end
+        self.sessions = 0
+        self._nursery = nursery
+        self._abandoned: Link | None = None
+        self.link = self._start_link()
+
+    def _start_link(self) -> Link:
+        link = Link(self.tunnel, self.settings, self.verdicts)
+        self._nursery.start_soon(link.run)
+        return link
+
+    def live_link(self, reconnect: bool) -> Link:
+        """The link for a new call.
+
+        Raises:
+          trio.ClosedResourceError: this host was closed.
+          ConnectError: it was never reached.
+          HostLost: its connection died, and *reconnect* is not set.
+        """
+        if self.closed:
+            raise trio.ClosedResourceError(f"{self.name}: this host was closed")
+        if self.link is self._abandoned:
+            self.link = self._start_link()
+        error = self.link.error
+        if error is None:
+            return self.link
+        if reconnect:
+            self.link = self._start_link()
+            return self.link
+        if isinstance(error, ConnectError):
+            raise again(error)
+        raise HostLost(
+            f"{self.name}: the connection was lost earlier ({error}); open the host again, or use"
+            " options(reconnect=True), which starts anew without the state that was there",
+            host=self.name,
+            stderr=error.stderr,
+        ) from error
+
+    def abandon(self, link: Link) -> None:
+        """Its only caller no longer waits for this link, which has not answered yet: close it, to connect anew later."""
+        self._abandoned = link
+        link.closing = True
+        link.lose(HostLost(f"{self.name}: nobody waits for it any more", host=self.name))
+
+    async def wait_connected(self, link: Link) -> HostInfo:
+        """What the agent says of itself, once it has answered."""
+        await link.answered.wait()
+        if link.info is None:
+            assert link.error is not None
+            raise again(link.error)
+        return link.info
+
+    async def aclose(self, grace_period: float) -> None:
+        """End all calls with their verdicts, then the agent."""
+        self.closed = True
+        if trio.current_effective_deadline() == -math.inf:
+            grace_period = 0
+        with trio.CancelScope(shield=True):  # bounded by Link.close
+            await self.link.close(grace_period)
+
+    # ---- one call
+
+    async def call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        record: CallRecord,
+        session: SessionState | None = None,
+    ) -> Any:
+        """Run ``fn(*args, **kwargs)`` over there and return what it returns; see Host.call."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        link = record.link = session.link if session is not None else self.live_link(options.reconnect)
+        self.users += 1
+        try:
+            payload = await self._pack(link, fn, args, kwargs, options)
+            if session is not None:
+                session.check()
+            elif link is not self.link or link.error is not None or self.closed:
+                link = record.link = self.live_link(options.reconnect)
+                payload = await self._pack(link, fn, args, kwargs, options)
+            call = record.call = link.start_call(
+                payload,
+                session=session.id if session is not None else 0,
+                deadline=trio.current_effective_deadline(),
+                sink=options.output,
+            )
+            if session is not None:
+                session.calls.add(call)
+            try:
+                await self._wait(link, call)
+            except BaseException as exc:
+                await self._stop(link, call, options, exc)
+                if isinstance(exc, KeyboardInterrupt) or call.verdict not in (frames.RETURNED, frames.RAISED):
+                    raise
+            finally:
+                if session is not None:
+                    session.calls.discard(call)
+        except BaseException:
+            if link.state == "connecting" and self.users == 1 and not self.closed:
+                self.abandon(link)
+            raise
+        finally:
+            self.users -= 1
+        return await self._outcome(link, call, options, session)
+
+    async def _pack(
+        self,
+        link: Link,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+    ) -> bytes:
+        """The call's payload; what it needs over there is on its way when this returns."""
+        while True:
+            version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
+            implementation = link.info.implementation if link.info is not None else None
+            try:
+                outgoing = _pickling.dumps_call(
+                    fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
+                )
+            except _pickling.NeedsVersion:
+                await self.wait_connected(link)
+                continue
+            payload = join(options.for_worker, outgoing.payload)
+            if len(payload) > self.settings.max_payload:
+                raise ValueError(
+                    f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
+                    f" {self.settings.max_payload}; raise it in open_host, or send less"
+                )
+            await link.send_modules_for(outgoing.modules)
+            return payload
+
+    async def _wait(self, link: Link, call: RemoteCall) -> None:
+        """Until the call has ended; a scope that is given another deadline meanwhile is noticed."""
+        while not call.finished.is_set():
+            with trio.CancelScope(deadline=call.deadline):
+                await call.finished.wait()
+                return
+            deadline = trio.current_effective_deadline()
+            if deadline > call.deadline:  # else the caller's own scope has been cancelled: the next wait raises it
+                link.renew(call, deadline)
+            else:
+                await trio.lowlevel.checkpoint()
+
+    async def _stop(self, link: Link, call: RemoteCall, options: CallOptions, exc: BaseException) -> None:
+        """Ask for the call's end, and wait for its verdict: shielded, and bounded."""
+        by_deadline = call.deadline <= trio.current_time()
+        link.cancel(call, grace_period=options.grace_period, reason=_reason(exc), by_deadline=by_deadline)
+        if link.state == "connecting" and self.users == 1:
+            return  # nobody else waits for this host: the tunnel is closed
+        connecting = link.state == "connecting"
+        with trio.move_on_after(options.grace_period + VERDICT_SLACK, shield=True):
+            await call.finished.wait()
+        if not call.finished.is_set() and not connecting:
+            link.lose(
+                HostLost(
+                    f"{self.name}: no verdict on a cancelled call within {options.grace_period + VERDICT_SLACK:g} s;"
+                    " the host is given up, and its agent dies of its lease",
+                    host=self.name,
+                    stderr=link.stderr,
+                )
+            )
+
+    async def _outcome(self, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None) -> Any:
+        """What the call returned, or the error that says how it ended."""
+        if call.verdict == frames.RETURNED:
+            return self._read_result(call, options)
+        if call.verdict == frames.RAISED:
+            raise rebuild_exception(b"".join(call.parts), host=self.name)
+        if self.closed:
+            raise trio.ClosedResourceError(
+                f"{self.name}: closed while this call was there (verdict: {call.verdict_name})"
+            )
+        if call.error is not None:
+            raise again(call.error)
+        if call.verdict == frames.DIED:
+            raise died(self.name, call, "the process that it ran in")
+        if session is not None:
+            session.check()
+        # The agent has ended it, by the deadline that it was given: our own scope is about to say the same.
+        await trio.lowlevel.checkpoint()
+        raise CallTimeout(
+            f"{self.name}: ended over there at its deadline (verdict: {call.verdict_name})",
+            host=self.name,
+            verdict=call.verdict_name,
+            stage=link.stage_of(call),
+        )
+
+    def _read_result(self, call: RemoteCall, options: CallOptions) -> Any:
+        payload = b"".join(call.parts)
+        if len(payload) > options.max_result and not _is_one_string(payload):
+            raise UnsafeResult(
+                f"{self.name}: a result of {len(payload)} bytes is more than max_result ({options.max_result}) allows,"
+                " since reading it would hold up every other task; raise options(max_result=), or return bytes",
+                host=self.name,
+            )
+        return _unpickling.loads(
+            payload,
+            host=self.name,
+            allowed=_unpickling.allowed_classes(options.allow),
+            full_trust=(options.trust or self.tunnel.trust) == "full",
+        )
+
+    def statistics(self) -> HostStatistics:
+        """How this host does now."""
+        link = self.link
+        state = "closed" if self.closed and link.state != "lost" else link.state
+        running = len(link.calls) - self.sessions if link.state == "connected" else 0
+        return HostStatistics(
+            state=state,
+            calls_running=running,
+            calls_waiting=self.users if link.state == "connecting" else 0,
+            workers=self.settings.workers,
+            open=self.sessions,
+            verdicts=MappingProxyType(dict(self.verdicts)),
+            bytes_sent=link.bytes_sent,
+            bytes_received=link.bytes_received,
+            modules_sent=link.modules.modules_sent,
+            seconds_since_heard=max(0.0, trio.current_time() - link.heard_at),
+        )
+
+
+class CallRecord:
+    """Where a call has come to, for one who wants to tell of it after it has ended."""
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.call: RemoteCall | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict in words."""
+        return self.call.verdict_name if self.call is not None else "never started"
+
+    @property
+    def stage(self) -> str:
+        """How far it came, in words."""
+        if self.link is None:
+            return "not begun"
+        if self.call is None:
+            return f"connecting: {self.link.stage}" if self.link.info is None else "packing its arguments"
+        return "connecting: " + self.link.stage if self.link.info is None else self.link.stage_of(self.call)
+
+
+class SessionState:
+    """A pinned worker, as Session and HostCore see it."""
+
+    def __init__(self, core: HostCore, link: Link) -> None:
+        self.core = core
+        self.link = link
+        self.pin = link.start_session()
+        self.id = self.pin.id
+        self.calls: set[RemoteCall] = set()
+
+    def check(self) -> None:
+        """Raise what a verb of a session must raise whose worker is gone."""
+        if self.link.error is not None:
+            raise again(self.link.error)
+        if self.pin.finished.is_set():
+            raise died(self.core.name, self.pin, "the worker of this session")
+
+
+class Host:
+    """One live agent on a host, from ``async with open_host(...)``.
+
+    Attributes:
+      name: what the host is called in results, output and errors.
+      tunnel: how it is reached.
+    """
+
+    def __init__(self, core: HostCore, options: CallOptions) -> None:
+        self._core = core
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"<trickle.Host {self.name!r}: {self._core.statistics().state}>"
+
+    @property
+    def name(self) -> str:
+        """What the host is called."""
+        return self._core.name
+
+    @property
+    def tunnel(self) -> Tunnel:
+        """How the host is reached."""
+        return self._core.tunnel
+
+    @property
+    def info(self) -> HostInfo:
+        """What the agent said of itself.
+
+        Raises:
+          RuntimeError: it has not answered yet (see ``wait_connected``).
+        """
+        if self._core.link.info is None:
+            raise RuntimeError(f"{self.name}: it has not answered yet; await wait_connected() first")
+        return self._core.link.info
+
+    async def wait_connected(self) -> HostInfo:
+        """Wait until the agent has answered, and return what it says of itself.
+
+        Raises:
+          ConnectError: it did not answer.
+        """
+        return await self._core.wait_connected(self._core.live_link(self._options.reconnect))
+
+    @overload
+    async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` on this host and return what it returns.
+
+        If this call is cancelled, *fn* is stopped over there before the cancellation goes on: asked first (it sees
+        ``trickle.remote.CallCancelled``), killed after the grace period with all that it started.
+
+        Raises:
+          ConnectError: the host was never reached (with ``open_host(..., wait=False)``).
+          HostLost: the connection died before an answer came.  *fn* may have run.
+          RemoteError: *fn* raised.  It is an instance of the original class too, where that is safe.
+          WorkerDied: the process that *fn* ran in ended before *fn* did.
+          Unsendable: *fn* or an argument cannot be sent; nothing was.
+          UnsafeResult: the result is not plain data, nor of a class that was allowed.
+          trio.ClosedResourceError: the host was closed.
+        """
+        return await self._core.call(fn, args, kwargs, self._options, CallRecord())
+
+    def options(
+        self,
+        *,
+        grace_period: float = UNSET,
+        trust: Literal["data", "full"] | None = UNSET,
+        allow: tuple[type, ...] = UNSET,
+        max_result: int = UNSET,
+        env: Mapping[str, str | None] | None = UNSET,
+        cwd: str | None = UNSET,
+        reconnect: bool = UNSET,
+        output: Sink | None = UNSET,
+    ) -> Host:
+        """Another view of this host, whose verbs behave as given; what is not given stays as it is here.
+
+        Args:
+          grace_period: seconds that a cancelled call has for cleaning up (5).
+          trust: ``"data"`` or ``"full"``, instead of the tunnel's.
+          allow: classes of which results may hold instances, beside those of ``trickle.allow``.
+          max_result: bytes that a result may take (8 MiB); one that is all bytes or str is exempt.
+          env: environment variables to set for each call, or to remove (None).
+          cwd: the working directory of each call.
+          reconnect: connect anew when the connection was lost.
+          output: where printed lines go, instead of to this program's stderr.
+        """
+        return Host(self._core, self._options.replace(**given(locals())))
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[Session]:
+        """Pin one worker for the block: its calls queue, and find the state that earlier ones left."""
+        core = self._core
+        link = core.live_link(self._options.reconnect)
+        state = SessionState(core, link)
+        core.sessions += 1
+        try:
+            yield Session(state, self._options)
+        finally:
+            core.sessions -= 1
+            link.cancel(state.pin, grace_period=self._options.grace_period, reason=None, by_deadline=False)
+            with trio.move_on_after(self._options.grace_period + VERDICT_SLACK, shield=True):
+                await state.pin.finished.wait()
+            if not state.pin.finished.is_set():
+                link.lose(HostLost(f"{self.name}: a session did not end in time", host=self.name, stderr=link.stderr))
+
+    def statistics(self) -> HostStatistics:
+        """How this host does now."""
+        return self._core.statistics()
+
+    async def aclose(self) -> None:
+        """End all calls, with their verdicts, and the agent; the views of this host are closed too.
+
+        Another task's call raises ``trio.ClosedResourceError``, after its verdict.  In a cancelled scope the grace
+        period is skipped.
+        """
+        await self._core.aclose(self._options.grace_period)
+        await trio.lowlevel.checkpoint()
+
+
+class Session:
+    """A pinned worker on a host, from ``async with host.session()``."""
+
+    def __init__(self, state: SessionState, options: CallOptions) -> None:
+        self._state = state
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """What the host is called."""
+        return self._state.core.name
+
+    @overload
+    async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Run ``fn(*args, **kwargs)`` in this session's worker, after the calls that came before.
+
+        Raises:
+          WorkerDied: the worker is gone, and the state with it: it died, or a call in it was cancelled.
+          Exception: otherwise as ``Host.call``.
+        """
+        self._state.check()
+        return await self._state.core.call(fn, args, kwargs, self._options, CallRecord(), self._state)
+
+
+@contextlib.asynccontextmanager
+async def open_host(
+    tunnel: Tunnel | str,
+    *,
+    wait: bool = True,
+    connect_timeout: float = 30.0,
+    heartbeat: float = 10.0,
+    lease: float = 60.0,
+    workers: int = 16,
+    max_open: int = 256,
+    max_payload: int = 512 * 2**20,
+    modules: Any = None,
+    output: Sink | None = None,
+) -> AsyncIterator[Host]:
+    """Start an agent on a host, for the time of the block.
+
+    Args:
+      tunnel: how to reach it; a plain string is the name of an ssh host.
+      wait: whether to wait for the agent's answer.  If not, the first calls leave with the boot code, which saves
+        a round trip, and ConnectError comes from the first verb, never from leaving the block.
+      connect_timeout: seconds in which the agent must have answered.
+      heartbeat: seconds between signs of life, both ways.
+      lease: seconds of silence after which each end takes the other for lost; ``math.inf`` for debuggers.
+      workers: how many plain calls run at once; more of them wait.
+      max_open: how many sessions, streams, channels and processes may be open at once.
+      max_payload: bytes that the arguments or the result of one call may take.
+      modules: what of this program's modules the host may have; everything by default.
+      output: where printed lines go: a callable, or a trio memory channel, of OutputLine; by default to this
+        program's stderr.
+
+    Raises:
+      ConnectError: no agent answered.
+    """
+    settings = OpenSettings(
+        wait=wait,
+        connect_timeout=connect_timeout,
+        heartbeat=heartbeat,
+        lease=lease,
+        workers=workers,
+        max_open=max_open,
+        max_payload=max_payload,
+        modules=modules,
+        output=output,
+    )
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        core = HostCore(as_tunnel(tunnel), settings, nursery)
+        host = Host(core, CallOptions())
+        try:
+            if wait:
+                await host.wait_connected()
+            yield host
+        except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
+            raised = exc
+        await core.aclose(host._options.grace_period)
+    if raised is not None:
+        raise raised
+
+
+def again(error: ConnectError | HostLost) -> ConnectError | HostLost:
+    """The same error for another waiter: one exception must not be raised in two tasks."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    return copy
+
+
+def died(host: str, call: RemoteCall, what: str) -> WorkerDied:
+    """The WorkerDied for a call's or a session's End."""
+    if call.detail >= 256:
+        number = call.detail - 256
+        return WorkerDied(f"{host}: {what} was killed by signal {number}", host=host, signal=number)
+    if call.verdict == frames.DIED:
+        return WorkerDied(f"{host}: {what} exited with status {call.detail}", host=host, exit_status=call.detail)
+    return WorkerDied(f"{host}: {what} is gone ({call.verdict_name})", host=host)
+
+
+def _reason(exc: BaseException) -> str | None:
+    """Why a call is no longer wanted, for the code that runs over there."""
+    if isinstance(exc, trio.Cancelled):
+        return getattr(exc, "reason", None) or getattr(exc, "source", None)
+    return type(exc).__name__
+
+
+def _is_one_string(payload: bytes) -> bool:
+    """Whether a pickle is that of one bytes or str object and nothing else: that is a copy, whatever its size."""
+    start = 11 if payload[2:3] == b"\x95" else 2  # behind PROTO, and FRAME where there is one
+    opcode = payload[start : start + 1]
+    width = {b"B": 4, b"X": 4, b"\x8e": 8, b"\x8d": 8}.get(opcode)  # BINBYTES, BINUNICODE, and the 8s of both
+    if width is None:
+        return False
+    end = start + 1 + width + int.from_bytes(payload[start + 1 : start + 1 + width], "little")
+    return payload[end:] in (b".", b"\x94.", b"q\0.")  # perhaps MEMOIZE or BINPUT, and STOP

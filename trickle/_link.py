@@ -1,0 +1,589 @@
+"""One agent's life: run its tunnel, move its frames, and see to it that every call has its end.
+
+What a call means, how it is packed and what comes of it is _host.py's job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+import secrets
+import signal
+import subprocess
+from collections import Counter, deque
+from typing import Literal
+
+import trio
+
+from trickle import _boot
+from trickle._decoder import READ_SIZE, MsgpackDecoder
+from trickle._diagnosis import connect_error, printable
+from trickle._exceptions import ConnectError, HostLost, ProtocolError
+from trickle._modules import ModuleServer
+from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
+from trickle._ssh_version import without_newer_options
+from trickle._wire import frames
+from trickle._wire.connection import CONTROLLER, Connection
+from trickle._wire.frames import (
+    Ask,
+    Cancel,
+    Close,
+    Data,
+    End,
+    Frame,
+    Hello,
+    Note,
+    Output,
+    Ping,
+    Record,
+    Renew,
+    Session,
+    WireError,
+    milliseconds,
+)
+from trickle.abc import Tunnel
+
+logger = logging.getLogger("trickle")
+
+KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
+SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
+EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
+LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
+
+
+@dataclasses.dataclass(frozen=True)
+class HostInfo:
+    """What an agent said of itself when it answered."""
+
+    hostname: str
+    pid: int
+    user: str
+    python: str
+    python_version: tuple[int, int, int]
+    implementation: str
+    system: str
+    machine: str
+
+
+class RemoteCall:
+    """One call, as this end sees it."""
+
+    __slots__ = ("deadline", "detail", "error", "finished", "id", "parts", "sink", "verdict")
+
+    def __init__(self, id: int, sink: Sink | None) -> None:
+        self.id = id
+        self.sink = sink
+        self.deadline = math.inf
+        self.finished = trio.Event()
+        self.verdict: int | None = None  # None with an error: unknown
+        self.detail = 0
+        self.parts: list[bytes] = []
+        self.error: ConnectError | HostLost | None = None
+
+    @property
+    def verdict_name(self) -> str:
+        """The verdict in words."""
+        return frames.VERDICTS[self.verdict] if self.verdict is not None else "unknown"
+
+
+State = Literal["connecting", "connected", "lost", "closed"]
+
+
+class Link:
+    """The connection to one agent, from the tunnel's start to its end.
+
+    ``run`` is a service task: it is shielded, never raises, and ends when the tunnel's process has.
+    """
+
+    def __init__(self, tunnel: Tunnel, settings: OpenSettings, verdicts: Counter[str]) -> None:
+        assert tunnel.name is not None
+        self.name = tunnel.name
+        self.tunnel = tunnel
+        self.settings = settings
+        self.verdicts = verdicts
+        self.state: State = "connecting"
+        self.stage = "starting the tunnel"
+        self.closing = False
+        self.info: HostInfo | None = None
+        self.error: ConnectError | HostLost | None = None
+        self.answered = trio.Event()  # or failed to
+        self.gone = trio.Event()
+        self.modules = ModuleServer(settings.modules)
+        self._modules_lock = trio.Lock()
+        self._bundled: frozenset[str] = frozenset()
+        self.calls: dict[int, RemoteCall] = {}
+        self.heard_at = trio.current_time()
+        self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
+        self._connection.control(Hello(0, frames.VERSION))
+        self._nonce = secrets.token_hex(16)
+        self._newest = 0
+        self._wake = trio.Event()
+        self._scope = trio.CancelScope()
+        self._process: trio.Process | None = None
+        self._noise = b""  # what came before the agent's marker
+        self._marked = False
+        self._stderr = b""
+        self._stuck: deque[tuple[trio.MemorySendChannel[OutputLine], OutputLine]] = deque()
+        self._reading = True
+        self._asked: trio.MemorySendChannel[str] | None = None
+
+    # ---- what _host.py asks for.  None of it blocks but `close`.
+
+    def start_call(self, payload: bytes, *, session: int, deadline: float, sink: Sink | None) -> RemoteCall:
+        """Send a call; its ``finished`` event is set when it has ended."""
+        call = self._new_call(sink)
+        call.deadline = deadline
+        self._connection.call(call.id, session, payload, None if deadline == math.inf else deadline)
+        self._wake.set()
+        return call
+
+    def start_session(self) -> RemoteCall:
+        """Pin a worker; it ends as a call does."""
+        call = self._new_call(None)
+        self._connection.control(Session(call.id))
+        self._wake.set()
+        return call
+
+    def _new_call(self, sink: Sink | None) -> RemoteCall:
+        self._newest += 1
+        call = RemoteCall(self._newest, sink)
+        self.calls[call.id] = call
+        return call
+
+    async def send_modules_for(self, names: frozenset[str]) -> None:
+        """Send what *names* import, as far as this host does not have it, ahead of the calls that come later."""
+        if names <= self._bundled:
+            return
+        async with self._modules_lock:
+            # Not to be abandoned: what ModuleServer has handed out once, it takes for sent.
+            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names)
+            self._bundled |= names
+            self._send_modules(bundle)
+
+    def _send_modules(self, bundle: bytes | None) -> None:
+        if bundle is not None and self.state in ("connecting", "connected"):
+            self._connection.modules(bundle)
+            self._wake.set()
+
+    def renew(self, call: RemoteCall, deadline: float) -> None:
+        """Tell the agent of a call's new deadline."""
+        call.deadline = deadline
+        if self._connection.is_open(call.id):
+            left = deadline - trio.current_time()
+            self._connection.control(Renew(call.id, frames.NEVER if left == math.inf else milliseconds(left)))
+            self._wake.set()
+
+    def cancel(self, call: RemoteCall, *, grace_period: float, reason: str | None, by_deadline: bool) -> None:
+        """Ask for the end of a call.  Its verdict comes as always; one that has not left yet ends here and now."""
+        if call.finished.is_set():
+            return
+        if self._connection.withdraw(call.id):
+            self._finish(call, frames.NEVER_STARTED)
+            return
+        self._connection.drop(call.id)
+        cause = frames.BY_DEADLINE if by_deadline else frames.BY_CALLER
+        text = (reason or "").encode("utf-8", "replace")[:1024]
+        self._connection.control(Cancel(call.id, milliseconds(grace_period), cause, text))
+        self._wake.set()
+
+    def lose(self, error: ConnectError | HostLost) -> None:
+        """Give this agent up: every waiter is answered now, and the tunnel is killed."""
+        if self.state in ("lost", "closed"):
+            return
+        self.error = error
+        self.state = "lost"
+        self.answered.set()
+        for call in list(self.calls.values()):
+            call.error = error
+            self._finish(call, None)
+        self._scope.cancel()
+        log = logger.info if self.closing else logger.warning
+        log("%s", str(error).splitlines()[0])
+
+    async def close(self, grace_period: float) -> None:
+        """End every call by the ladder, then the agent.  Returns when its tunnel is gone; bounded."""
+        self.closing = True
+        if self.state == "connecting":
+            self.lose(self._lost("closed before the agent had answered"))
+        elif self.state == "connected":
+            self._connection.control(Close(0, milliseconds(grace_period)))
+            self._wake.set()
+            with trio.move_on_after(grace_period + VERDICT_SLACK, shield=True):
+                await self.gone.wait()
+            self.lose(self._lost("it did not close in time"))
+        with trio.move_on_after(4 * EXIT_PATIENCE, shield=True):
+            await self.gone.wait()
+
+    @property
+    def stderr(self) -> str:
+        """The last that the tunnel's process said."""
+        return self._stderr.decode("utf-8", "replace")
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._connection.bytes_sent
+
+    @property
+    def bytes_received(self) -> int:
+        return self._connection.bytes_received
+
+    def stage_of(self, call: RemoteCall) -> str:
+        """How far a call has come, in words."""
+        if self.state == "connecting":
+            return f"connecting: {self.stage}"
+        if self._connection.pending(call.id):
+            return "sending its arguments"
+        return "running" if call.verdict != frames.NEVER_STARTED else "waiting for a worker"
+
+    # ---- the service task
+
+    @trio.lowlevel.enable_ki_protection
+    async def run(self) -> None:
+        """Live: from the start of the tunnel to the end of its process."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._live()
+            except Exception as exc:
+                logger.exception("%s: an error in trickle itself", self.name)
+                self.lose(self._lost(f"an error in trickle itself: {exc!r}"))
+            finally:
+                if self.state != "lost":
+                    self.lose(self._lost("the agent ended"))
+                self.gone.set()
+
+    async def _live(self) -> None:
+        process = await self._start_tunnel()
+        if process is None:
+            return
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write, process)
+                    nursery.start_soon(self._read_stderr, process)
+                    nursery.start_soon(self._watch)
+                    asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by ModuleServer
+                    self._asked = asked
+                    nursery.start_soon(self._answer_questions, questions)
+                    await self._read(process)
+                    await self._judge_end(process)
+                    nursery.cancel_scope.cancel()
+        finally:
+            await self._end_process(process)
+
+    async def _start_tunnel(self) -> trio.Process | None:
+        wrapped = self.tunnel.wrap(_boot.python_command(self.tunnel.python))
+        argv = await without_newer_options(wrapped)
+        environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
+        try:
+            self._process = await trio.lowlevel.open_process(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C reaches us first, and we end it in order
+                env=environment,
+            )
+        except OSError as exc:
+            advice = "is it installed on this machine?" if isinstance(exc, FileNotFoundError) else "see the error above"
+            message = f"{self.name}: cannot run {argv[0]!r} ({exc.strerror}); {advice}"
+            error = ConnectError(message, host=self.name, reason="tunnel", stage=self.stage)
+            error.__cause__ = exc
+            self.lose(error)
+            return None
+        self.stage = "waiting for the agent"
+        return self._process
+
+    async def _write(self, process: trio.Process) -> None:
+        """The one task that writes to the pipe: whole frames, the boot code first."""
+        assert process.stdin is not None
+        first = _boot.boot_bytes(self._configuration())
+        try:
+            while True:
+                data = self._connection.data_to_send(trio.current_time())
+                if first:
+                    data.insert(0, first)
+                    self._connection.bytes_sent += len(first)
+                    first = b""
+                if data:
+                    await process.stdin.send_all(b"".join(data))
+                else:
+                    self._wake = trio.Event()
+                    await self._wake.wait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the reader finds out why
+
+    def _configuration(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "nonce": self._nonce,
+            "agent": secrets.token_hex(6),
+            "heartbeat": self.settings.heartbeat,
+            "lease": self.settings.lease,
+            "workers": self.settings.workers,
+            "max_payload": self.settings.max_payload,
+            "grace_period": GRACE_PERIOD,
+        }
+
+    async def _read(self, process: trio.Process) -> None:
+        """The one task that reads from the pipe, until its end or a broken rule."""
+        assert process.stdout is not None
+        while True:
+            try:
+                data = await process.stdout.receive_some(READ_SIZE)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
+            if not data:
+                return
+            self.heard_at = trio.current_time()
+            try:
+                self._receive(bytes(data))
+            except WireError as exc:
+                message = f"{self.name}: it broke the rules of the wire ({exc}); this host is closed"
+                self.lose(ProtocolError(printable(message), host=self.name, stderr=self.stderr))
+                return
+            self._wake.set()  # credits and acknowledgements
+            if self._stuck:
+                await self._wait_for_sinks()
+
+    def _receive(self, data: bytes) -> None:
+        if self.state == "connecting":
+            data = self._after_noise(data)
+        if data:
+            for frame in self._connection.receive_data(data, trio.current_time()):
+                self._deliver(frame)
+
+    def _after_noise(self, data: bytes) -> bytes:
+        """What comes after the agent's marker, which occurs in nothing that was sent there."""
+        marker = self._nonce[::-1].encode()
+        if self._marked:
+            return data  # the first frame is still coming in
+        self._noise += data
+        found = self._noise.find(marker)
+        if found < 0:
+            if len(self._noise) > SKIPPED_NOISE:
+                raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
+            return b""
+        data = self._noise[found + len(marker) :]
+        self._noise = self._noise[:found][-KEPT_NOISE:]
+        self._marked = True
+        return data
+
+    def _deliver(self, frame: Frame) -> None:
+        match frame:
+            case Data():
+                self.calls[frame.id].parts.append(frame.payload)
+                self._connection.used(frame.id, len(frame.payload))
+            case End():
+                call = self.calls[frame.id]
+                if frame.verdict not in frames.VERDICTS:
+                    raise WireError(f"verdict {frame.verdict}")
+                call.parts.append(frame.payload)
+                call.detail = frame.detail
+                self._finish(call, frame.verdict)
+            case Output():
+                self._deliver_output(frame)
+            case Record():
+                self._deliver_record(frame)
+            case Ask():
+                assert self._asked is not None
+                self._asked.send_nowait(frame.payload.decode("utf-8", "replace"))
+            case Note():
+                logger.log(min(frame.level, logging.ERROR), "%s: %s", self.name, _text(frame.payload))
+            case Hello():
+                self._greeted(frame)
+            case Ping():
+                pass
+            case _:
+                raise WireError(f"{frame!r} is not for the agent to say")
+
+    def _finish(self, call: RemoteCall, verdict: int | None) -> None:
+        call.verdict = verdict
+        self.calls.pop(call.id, None)
+        self.verdicts[call.verdict_name] += 1
+        call.finished.set()
+        if verdict in (frames.KILLED, frames.UNKILLABLE, frames.DIED):
+            logger.info("%s: call %d: %s", self.name, call.id, call.verdict_name)
+
+    def _greeted(self, frame: Hello) -> None:
+        try:
+            self.info = _info_from(frame.payload)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
+        self.state = "connected"
+        self.answered.set()
+        logger.debug("%s: connected to %s, Python %s", self.name, self.info.hostname, self.info.python_version)
+
+    async def _read_stderr(self, process: trio.Process) -> None:
+        assert process.stderr is not None
+        try:
+            async for data in process.stderr:
+                self._stderr = (self._stderr + data)[-KEPT_NOISE:]
+                if self.state == "connected":
+                    logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+
+    async def _watch(self) -> None:
+        """Beat, and give the agent up when it has been silent for too long."""
+        with trio.move_on_after(self.settings.connect_timeout):
+            await self.answered.wait()
+        if not self.answered.is_set():
+            self.lose(
+                connect_error(
+                    self.name,
+                    stage=self.stage,
+                    exit_status=self._process.returncode if self._process is not None else None,
+                    stderr=self.stderr,
+                    noise=self._noise,
+                    timeout=self.settings.connect_timeout,
+                )
+            )
+        while True:
+            self._connection.control(Ping())
+            self._wake.set()
+            silence_ends = self.heard_at + self.settings.lease
+            await trio.sleep_until(min(trio.current_time() + self.settings.heartbeat, silence_ends))
+            if self._is_silent():
+                await trio.sleep(LAST_LOOK)  # a loop that was blocked reads what has arrived before it judges
+                if self._is_silent():
+                    self.lose(self._lost(f"nothing was heard from it for {self.settings.lease:g} s"))
+
+    def _is_silent(self) -> bool:
+        return self._reading and trio.current_time() - self.heard_at >= self.settings.lease
+
+    async def _answer_questions(self, questions: trio.MemoryReceiveChannel[str]) -> None:
+        """Serve modules that workers ask for.  Finding them reads files, so it is done in a thread."""
+        async for name in questions:
+            async with self._modules_lock:
+                try:
+                    bundle = await trio.to_thread.run_sync(self.modules.answer, name)
+                except ValueError as exc:
+                    self.lose(ProtocolError(f"{self.name}: {exc}", host=self.name, stderr=self.stderr))
+                    return
+                self._send_modules(bundle)
+
+    async def _judge_end(self, process: trio.Process) -> None:
+        """The pipe has ended: say why, from the exit status and the last words on stderr."""
+        with trio.move_on_after(EXIT_PATIENCE):
+            await process.wait()
+        with trio.move_on_after(LAST_LOOK):
+            await trio.sleep(0)  # the reader of stderr gets what is there
+            while process.returncode is None:
+                await trio.sleep(LAST_LOOK)
+        if self.state == "connecting":
+            self.lose(
+                connect_error(
+                    self.name,
+                    stage=self.stage,
+                    exit_status=process.returncode,
+                    stderr=self.stderr,
+                    noise=self._noise,
+                )
+            )
+        elif self.closing and process.returncode == 0:
+            self.state = "closed"
+            for call in list(self.calls.values()):
+                self._finish(call, None)
+            self.answered.set()
+        else:
+            self.lose(self._lost(f"the connection ended (the tunnel's exit status is {process.returncode})"))
+
+    async def _end_process(self, process: trio.Process) -> None:
+        """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        await trio.aclose_forcefully(process.stdin)
+        # An agent on this machine must be let finish: it is the one that can kill all it started.
+        with trio.move_on_after(EXIT_PATIENCE if not self._is_silent() else LAST_LOOK):
+            await process.wait()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if process.returncode is None:
+                _kill_group(process.pid, number)
+                with trio.move_on_after(LAST_LOOK if number == signal.SIGTERM else EXIT_PATIENCE):
+                    await process.wait()
+        await trio.aclose_forcefully(process.stdout)
+        await trio.aclose_forcefully(process.stderr)
+
+    def _lost(self, what: str) -> HostLost:
+        last = self.stderr.strip().splitlines()[-1:]
+        said = f"; its last words: {printable(last[0])}" if last else ""
+        return HostLost(f"{self.name}: {what}{said}", host=self.name, stderr=self.stderr)
+
+    # ---- output
+
+    def _deliver_output(self, frame: Output) -> None:
+        call = self.calls.get(frame.id)
+        sink = call.sink if call is not None else None
+        stream = "stderr" if frame.stream == 2 else "stdout"
+        for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
+            self._sink(OutputLine(self.name, stream, frame.id or None, text), sink or self.settings.output)
+
+    def _sink(self, line: OutputLine, sink: Sink | None) -> None:
+        if sink is None:
+            print_line(line)
+        elif isinstance(sink, trio.MemorySendChannel):
+            try:
+                if self._stuck:
+                    raise trio.WouldBlock
+                sink.send_nowait(line)
+            except trio.WouldBlock:
+                self._stuck.append((sink, line))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                logger.debug("%s: a line of output came after its channel was closed", self.name)
+        else:
+            try:
+                sink(line)
+            except Exception:
+                logger.exception("%s: the output sink failed", self.name)
+
+    async def _wait_for_sinks(self) -> None:
+        """A full memory channel holds up what comes from its host, and so what prints there."""
+        self._reading = False
+        try:
+            while self._stuck:
+                sink, line = self._stuck[0]
+                try:
+                    await sink.send(line)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    logger.debug("%s: a line of output came after its channel was closed", self.name)
+                self._stuck.popleft()
+        finally:
+            self._reading = True
+            self.heard_at = trio.current_time()
+
+    def _deliver_record(self, frame: Record) -> None:
+        name, _, message = frame.payload.partition(b"\0")
+        target = logging.getLogger(f"trickle.remote.{self.name}")
+        if target.isEnabledFor(frame.level):
+            target.log(min(frame.level, logging.CRITICAL), "%s: %s", _text(name), _text(message))
+
+
+def print_line(line: OutputLine) -> None:
+    """The default sink: this program's stderr, each line labelled with its host."""
+    import sys
+
+    try:
+        sys.stderr.write(f"{line.host}: {printable(line.text)}\n")
+    except (OSError, ValueError):
+        pass  # nobody is there to read it
+
+
+def _text(data: bytes) -> str:
+    return "\n".join(map(printable, data.decode("utf-8", "backslashreplace").split("\n")))
+
+
+def _info_from(payload: bytes) -> HostInfo:
+    about = dict(line.split("=", 1) for line in payload.decode("utf-8", "replace").split("\n"))
+    major, minor, micro = map(int, about["python_version"].split("."))
+    texts = {
+        name: printable(about[name]) for name in ("hostname", "user", "python", "implementation", "system", "machine")
+    }
+    return HostInfo(pid=int(about["pid"]), python_version=(major, minor, micro), **texts)
+
+
+def _kill_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        pass

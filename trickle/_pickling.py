@@ -1,0 +1,311 @@
+"""Turn a call into the bytes that its host makes the call from: trickle/_agent/functions.py is the other end.
+
+What can be imported goes by reference.  The rest goes as source: functions and classes of the script,
+lambdas, closures.  Which modules the host then needs is reported, not sent.
+"""
+
+import io
+import marshal
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import CellType, FunctionType, ModuleType
+from typing import Any
+
+from ._agent import functions
+from ._culprit import culprit_path
+from ._exceptions import Unsendable
+from ._imports import absolute_name
+from ._modules import STANDARD_LIBRARY
+from ._source_code import (
+    NamesUsed,
+    names_used,
+    names_used_by_statement,
+    snippet_of_function,
+    snippet_of_statement,
+)
+
+# Every module over there has its own.
+OWN_NAMES = frozenset({"__name__", "__builtins__", "__doc__", "__loader__", "__spec__"})
+NOT_NOTED = STANDARD_LIBRARY | {"trickle", "__main__"}
+
+
+class NeedsVersion(Exception):
+    """Only code can be sent, no source: wait until the host's Python is known, and pickle again."""
+
+
+@dataclass(frozen=True)
+class OutgoingCall:
+    """A call as bytes.
+
+    Attributes:
+      modules: names that unpickling imports, or source in the payload; those of the standard library are left
+        out, and some may turn out to be attributes of modules.
+    """
+
+    payload: bytes
+    modules: frozenset[str]
+
+
+def dumps_call(
+    fn: Callable[..., object],
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    *,
+    host: str,
+    far_version: tuple[int, int] | None,
+    implementation: str | None = None,
+) -> OutgoingCall:
+    """Pickle ``fn(*args, **kwargs)`` for a host.
+
+    Args:
+      far_version: of the host's Python; None while it is not known.
+      implementation: of the host's Python, as in HostInfo.
+
+    Raises:
+      Unsendable: something in it cannot be sent; the message says where it is.
+      NeedsVersion: this call can only be pickled once the far version is known.
+    """
+    call = _Call(host, far_version, implementation)
+    body = (fn, args, dict(kwargs))
+    try:
+        pickled = call.pickle(body)
+    except (Unsendable, NeedsVersion):
+        raise
+    except Exception as exc:  # whatever a __reduce__ or __getstate__ of the program's raises
+        parts = [("the function", fn), *_labelled(args, kwargs)]
+        raise call.unsendable(parts, exc) from exc
+    items = [item for item in call.items.values() if item is not None]
+    if items:
+        pickled = pickle.dumps(items, call.protocol) + pickled
+    return OutgoingCall(pickled, frozenset(call.modules))
+
+
+def _labelled(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
+    positional = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    return positional + [(f"keyword argument {name!r}", value) for name, value in kwargs.items()]
+
+
+class _Call:
+    """What is known of the host, and what is gathered while one call is pickled for it."""
+
+    def __init__(self, host: str, far_version: tuple[int, int] | None, implementation: str | None) -> None:
+        self.host = host
+        self.far_version = far_version
+        self.implementation = implementation
+        self.protocol = 4 if far_version is None or far_version < (3, 8) else 5
+        self.modules: set[str] = set()
+        self.items: dict[str, functions.MainItem | None] = {}
+
+    def pickle(self, obj: object, needed: set[str] | None = None) -> bytes:
+        """Pickle *obj*; names of the script that its functions use are added to *needed*."""
+        stream = io.BytesIO()
+        _Pickler(stream, self, set() if needed is None else needed).dump(obj)
+        return stream.getvalue()
+
+    def note_module(self, name: str) -> None:
+        """Remember that the host will import *name*."""
+        if name.partition(".")[0] not in NOT_NOTED:
+            self.modules.add(name)
+
+    def note_imports(self, used: NamesUsed, module_globals: Mapping[str, Any]) -> None:
+        """Remember what code that is sent imports itself."""
+        package = module_globals.get("__package__") or ""
+        for name, level in used.imports:
+            self.note_module(absolute_name(name, level, package))
+
+    def need(self, name: str) -> None:
+        """See to it that the global *name* of the script is set over there, with all that it uses itself."""
+        script = vars(sys.modules["__main__"])
+        if name in self.items or name in OWN_NAMES or name not in script:
+            return
+        snippet = snippet_of_statement(name, script[name])
+        if snippet is None:
+            self.items[name] = None  # it may refer to itself
+            self.items[name] = self._value_item(name, script[name])
+            return
+        used = names_used_by_statement(snippet)
+        self.items[name] = (name, "statement", tuple(snippet), sorted(used.before), sorted(used.after))
+        self.note_imports(used, script)
+        for each in sorted(used.before | used.after):
+            self.need(each)
+
+    def defines(self, name: str) -> bool:
+        """Whether the host makes the global *name* of the script by executing its source."""
+        self.need(name)
+        item = self.items.get(name)
+        return item is not None and item[1] == "statement"
+
+    def _value_item(self, name: str, value: object) -> "functions.MainItem":
+        needed: set[str] = set()
+        try:
+            pickled = self.pickle(value, needed)
+        except (Unsendable, NeedsVersion):
+            raise
+        except Exception as exc:  # as in dumps_call
+            raise self.unsendable([(f"global {name!r} of __main__", value)], exc) from exc
+        return name, "value", pickled, [], sorted(needed)
+
+    def unsendable(self, parts: list[tuple[str, object]], exc: Exception) -> Unsendable:
+        """The error that says which of *parts* failed, and where in it."""
+        path = culprit_path(parts, self._can_send)
+        reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        return Unsendable(f"{self.host}: cannot send {path or parts[0][0]}: {reason}", host=self.host, path=path)
+
+    def _can_send(self, obj: object) -> bool:
+        try:
+            _Call(self.host, self.far_version, self.implementation).pickle(obj)
+        except NeedsVersion:
+            return True
+        except Exception:
+            return False
+        return True
+
+
+class _Reduced:
+    """Stands for what a function makes over there."""
+
+    def __init__(self, maker: Callable[..., object], *args: object) -> None:
+        self._reduced = (maker, args)
+
+    def __reduce__(self) -> Any:
+        return self._reduced
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles what can be imported by reference, and functions that cannot by value."""
+
+    def __init__(self, stream: io.BytesIO, call: _Call, needed: set[str]) -> None:
+        super().__init__(stream, call.protocol)
+        self._call = call
+        self._needed = needed
+        self._namespaces: dict[int, _Reduced] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """How *obj* is pickled, where that is not the usual way."""
+        if isinstance(obj, FunctionType):
+            return self._by_name(obj) or self._function_by_value(obj)
+        if isinstance(obj, ModuleType):
+            return self._module(obj)
+        if isinstance(obj, CellType):
+            return functions.make_cell, ()
+        # Most objects have __module__ from their class; those with one of their own may be pickled by name.
+        if isinstance(obj, type) or getattr(obj, "__module__", None) != type(obj).__module__:
+            return self._by_name(obj) or NotImplemented
+        return NotImplemented
+
+    def _by_name(self, obj: Any) -> Any:
+        """A reference to *obj*; None if it cannot be had by its name."""
+        module_name, qualname = _place_of(obj)
+        if not module_name:
+            return None
+        if module_name == "__main__":
+            if self._call.defines(qualname.partition(".")[0]):
+                return functions.main_attribute, (qualname,)
+            if isinstance(obj, type):
+                raise pickle.PicklingError(f"the source of {qualname} cannot be found; move it to a module")
+            return None
+        self._call.note_module(module_name)
+        public_name = _without_private_parts(module_name)
+        if public_name != module_name and _attribute_of(public_name, qualname) is obj:
+            return functions.attribute, (public_name, qualname)
+        return NotImplemented
+
+    def _module(self, module: ModuleType) -> Any:
+        if module is sys.modules["__main__"]:
+            return functions.main_module, ()
+        self._call.note_module(module.__name__)
+        return functions.import_module, (module.__name__,)
+
+    def _function_by_value(self, function: FunctionType) -> Any:
+        """Make it without contents first: its cells and globals may lead back to it."""
+        code, closure = function.__code__, function.__closure__ or ()
+        cells = dict(zip(code.co_freevars, closure, strict=True))
+        globals_of, namespace = self._globals_of(function)
+        attributes = {
+            "__qualname__": function.__qualname__,
+            "__module__": function.__module__,
+            "__defaults__": function.__defaults__,
+            "__kwdefaults__": function.__kwdefaults__,
+            **vars(function),
+        }
+        contents = [(cell, cell.cell_contents) for cell in closure if not _is_empty(cell)]
+        return (
+            functions.make_function,
+            (self._code_of(function), globals_of, function.__name__, cells),
+            (attributes, contents, namespace),
+            None,
+            None,
+            functions.fill_function,
+        )
+
+    def _code_of(self, function: FunctionType) -> _Reduced:
+        code, call = function.__code__, self._call
+        snippet = snippet_of_function(code, function.__globals__)
+        if snippet is not None:
+            return _Reduced(functions.code_from_source, tuple(snippet), code.co_name)
+        if call.far_version is None or call.implementation is None:
+            raise NeedsVersion
+        here = (*sys.version_info[:2], sys.implementation.name)
+        if (*call.far_version, call.implementation.lower()) == here:
+            return _Reduced(functions.code_from_marshal, marshal.dumps(code))
+        raise pickle.PicklingError(
+            f"the source of {function.__qualname__} cannot be found in {code.co_filename}, and without it a"
+            f" function can only go to Python {here[0]}.{here[1]}; move it to a module"
+        )
+
+    def _globals_of(self, function: FunctionType) -> tuple[object, dict[str, object]]:
+        """What stands for a function's globals, and those of them that it brings along itself."""
+        names, module_globals = names_used(function.__code__), function.__globals__
+        self._call.note_imports(names, module_globals)
+        used = sorted(names.before | names.after)
+        module_name = module_globals.get("__name__", "")
+        module = sys.modules.get(module_name)
+        if module is not None and vars(module) is module_globals:
+            if module_name == "__main__":
+                self._needed.update(used)
+                for name in used:
+                    self._call.need(name)
+                return module, {}
+            if _is_importable(module):
+                return module, {}
+        # Executed by exec() or runpy: the functions from there share a namespace over there, too.
+        namespace = self._namespaces.setdefault(id(module_globals), _Reduced(functions.make_namespace, module_name))
+        return namespace, {name: module_globals[name] for name in used if name in module_globals}
+
+
+def _place_of(obj: Any) -> tuple[str, str]:
+    """The module and the dotted name by which *obj* can be had; two empty strings if it cannot."""
+    module_name = getattr(obj, "__module__", None)
+    qualname = getattr(obj, "__qualname__", None) or getattr(obj, "__name__", None)
+    if not isinstance(module_name, str) or not isinstance(qualname, str):
+        return "", ""
+    module = sys.modules.get(module_name)
+    if module is None or not (module_name == "__main__" or _is_importable(module)):
+        return "", ""
+    return (module_name, qualname) if _attribute_of(module_name, qualname) is obj else ("", "")
+
+
+def _is_importable(module: ModuleType) -> bool:
+    return getattr(module, "__spec__", None) is not None
+
+
+def _attribute_of(module_name: str, qualname: str) -> Any:
+    found: Any = sys.modules.get(module_name)
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _without_private_parts(module_name: str) -> str:
+    """``pathlib._local`` is not in every Python; ``pathlib`` is."""
+    return module_name.partition("._")[0]
+
+
+def _is_empty(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return True
+    return False

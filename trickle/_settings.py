@@ -1,0 +1,115 @@
+"""What open_host and options() set, as frozen data, checked once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import trio
+
+from trickle._modules import ModulePolicy
+
+GRACE_PERIOD = 5.0  # seconds: longer than a pause for garbage collection, shorter than a person's patience
+VERDICT_SLACK = 5.0  # seconds past the grace period in which an agent that lives has answered
+MAX_RESULT = 8 * 2**20  # bytes: what may be decoded on the event loop (40 ms per MiB at the worst)
+MAX_PAYLOAD = 512 * 2**20  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class OutputLine:
+    """One line that remote code printed.
+
+    Args:
+      host: the host's name.
+      stream: ``"stdout"`` or ``"stderr"``.
+      call: the number of the call that it belongs to, counted from 1 on each connection; None when no call ran.
+      text: the line, without its end.
+    """
+
+    host: str
+    stream: str
+    call: int | None
+    text: str
+
+
+UNSET: Any = ...  # what an option is when it is not given
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a method's arguments that were given."""
+    return {name: value for name, value in arguments.items() if name != "self" and value is not UNSET}
+
+
+Sink: TypeAlias = "Callable[[OutputLine], object] | trio.MemorySendChannel[OutputLine]"
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenSettings:
+    """How a host is opened: see open_host."""
+
+    wait: bool = True
+    connect_timeout: float = 30.0
+    heartbeat: float = 10.0
+    lease: float = 60.0
+    workers: int = 16
+    max_open: int = 256
+    max_payload: int = MAX_PAYLOAD
+    modules: ModulePolicy | None = None
+    output: Sink | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("connect_timeout", "heartbeat", "lease"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)!r}: it is a number of seconds above 0")
+        if self.lease < 2 * self.heartbeat and self.lease != math.inf:
+            raise ValueError(
+                f"lease={self.lease} with heartbeat={self.heartbeat}: a lease of less than two heartbeats"
+                " would end hosts that are well"
+            )
+        for name in ("workers", "max_open", "max_payload"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: it is a whole number above 0")
+        if self.max_payload >= 2**32:
+            raise ValueError(f"max_payload={self.max_payload}: it is less than 4 GiB")
+
+
+@dataclasses.dataclass(frozen=True)
+class CallOptions:
+    """How a host's verbs behave: see Host.options."""
+
+    grace_period: float = GRACE_PERIOD
+    trust: Literal["data", "full"] | None = None
+    allow: tuple[type, ...] = ()
+    max_result: int = MAX_RESULT
+    env: Mapping[str, str | None] | None = None
+    cwd: str | os.PathLike[str] | None = None
+    reconnect: bool = False
+    output: Sink | None = None
+
+    def __post_init__(self) -> None:
+        if not self.grace_period >= 0 or self.grace_period == math.inf:
+            raise ValueError(f"grace_period={self.grace_period!r}: it is a number of seconds, 0 or more")
+        if self.trust not in (None, "data", "full"):
+            raise ValueError(f'trust={self.trust!r}: it is "data" or "full"')
+        object.__setattr__(self, "allow", tuple(self.allow))
+
+    def replace(self, **changes: Any) -> CallOptions:
+        """These options, but for *changes*.
+
+        Raises:
+          TypeError: there is no such option.
+        """
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def for_worker(self) -> dict[str, Any]:
+        """What of it travels with the call."""
+        travelling: dict[str, Any] = {}
+        if self.env is not None:
+            travelling["env"] = dict(self.env)
+        if self.cwd is not None:
+            travelling["cwd"] = os.fspath(self.cwd)
+        return travelling

@@ -1,0 +1,311 @@
+"""Find the source of functions and of a script's definitions, as snippets that another Python can compile.
+
+A snippet is a tuple that trickle/_agent/functions.py knows how to compile with its own lines and columns.
+"""
+
+import ast
+import dis
+import functools
+import inspect
+import linecache
+import sys
+from collections.abc import Iterator
+from types import CodeType, FunctionType
+from typing import Any, NamedTuple
+
+from ._agent.functions import compile_snippet
+
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
+DefinitionNode = FunctionNode | ast.ClassDef
+
+
+class Snippet(NamedTuple):
+    """Some lines of a file; ``compile_snippet`` in trickle/_agent/functions.py knows what to do with them."""
+
+    filename: str
+    line: int  # of the first
+    text: str
+    start: int = 0  # characters to ignore in the first line
+    end: int = -1  # characters that count in the last line; -1: all
+    before: str = ""
+    after: str = ""
+    features: tuple[str, ...] = ()
+
+
+class NamesUsed(NamedTuple):
+    """Global names in some code, and the modules that it imports itself."""
+
+    before: frozenset[str]  # used as soon as a definition is executed: bases, decorators, defaults
+    after: frozenset[str]  # used when what it defines is called
+    imports: frozenset[tuple[str, int]]  # module and number of leading dots
+
+
+def snippet_of_function(code: CodeType, module_globals: dict[str, Any]) -> Snippet | None:
+    """The lambda or ``def``, without decorators, that *code* was compiled from; None if it is not found."""
+    file = source_file(code.co_filename, module_globals)
+    found = file.function(code) if file else None
+    if file is not None and found is None:  # the module may have been reloaded since
+        file = source_file(code.co_filename, module_globals, again=True)
+        found = file.function(code) if file else None
+    return found
+
+
+def snippet_of_statement(name: str, value: Any) -> Snippet | None:
+    """The statement of the script that makes *name* what it is; None if *value* is rather sent as data."""
+    for filename in _files_of(value):
+        file = source_file(filename, vars(sys.modules["__main__"]))
+        node = _defining_statement(file.bindings(name), name, value) if file else None
+        if file is not None and node is not None:
+            return file.statement(node)
+    return None
+
+
+@functools.lru_cache(maxsize=1_000)
+def names_used_by_statement(snippet: Snippet) -> NamesUsed:
+    """The global names that a statement of the script uses."""
+    return names_used(compile_snippet(snippet))
+
+
+@functools.lru_cache(maxsize=1_000)
+def names_used(code: CodeType) -> NamesUsed:
+    """The global names that *code* uses, those in the functions and classes that it defines included."""
+    before: set[str] = set()
+    after: set[str] = set()
+    imports: set[tuple[str, int]] = set()
+    pending = [(code, bool(code.co_flags & inspect.CO_OPTIMIZED))]
+    for each, is_called_later in pending:
+        loaded, imported = _names_in(each)
+        (after if is_called_later else before).update(loaded)
+        imports.update(imported)
+        for inner in each.co_consts:
+            if isinstance(inner, CodeType):
+                at_once = not inner.co_flags & inspect.CO_OPTIMIZED or inner.co_name in _RUN_AT_ONCE
+                pending.append((inner, is_called_later or not at_once))
+    return NamesUsed(frozenset(before), frozenset(after), frozenset(imports))
+
+
+_RUN_AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "__annotate__"}
+
+
+def _names_in(code: CodeType) -> tuple[set[str], set[tuple[str, int]]]:
+    loaded: set[str] = set()
+    stored: set[str] = set()
+    imports: set[tuple[str, int]] = set()
+    level: Any = 0  # IMPORT_NAME takes both from the stack: they are the constants before it
+    names: Any = None
+    for instruction in dis.get_instructions(code):
+        opname, argument = instruction.opname, instruction.argval
+        if opname == "STORE_NAME":
+            stored.add(argument)
+        elif opname == "LOAD_GLOBAL" or (opname.startswith(_LOADS) and argument not in stored):
+            loaded.add(argument)
+        elif opname == "IMPORT_NAME":
+            imports.add((argument, level))
+            dot = "." if argument else ""
+            imports.update((f"{argument}{dot}{name}", level) for name in names or () if name != "*")
+        level, names = names, argument
+    return loaded, imports
+
+
+_LOADS = ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+
+
+class SourceFile:
+    """A file's lines, and where in them functions and definitions are."""
+
+    def __init__(self, filename: str, text: str) -> None:
+        self.filename = filename
+        self.text = text
+        self._lines = text.split("\n")
+        self._functions: dict[int, list[tuple[FunctionNode | ast.Lambda, str]]] = {}
+        self._bindings: dict[str, list[ast.stmt]] = {}
+        self._features: tuple[str, ...] = ()
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError):
+            return  # what was compiled from it once is not there any more
+        self._index_functions(tree)
+        for node in _module_level(tree.body):
+            for name in _bound_by(node):
+                self._bindings.setdefault(name, []).append(node)
+            if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+                self._features += tuple(alias.name for alias in node.names)
+
+    def bindings(self, name: str) -> list[ast.stmt]:
+        """The statements outside functions and classes that bind *name*, in order."""
+        return self._bindings.get(name, [])
+
+    def statement(self, node: ast.stmt) -> Snippet:
+        """A statement as it stands there, decorators included."""
+        first = _first_line(node)
+        start = self._characters(first, node.col_offset)
+        before = ""
+        if start:  # in the body of an ``if``, or behind a semicolon
+            before = "if 1:\n" if first > 1 else "if 1:"
+            if not self._lines[first - 1][:start].strip():
+                start = 0
+        return self._snippet(node, first, start, before=before)
+
+    def function(self, code: CodeType) -> Snippet | None:
+        """What *code* was compiled from, in a wrapping that binds its free variables."""
+        if not all(name.isidentifier() for name in code.co_freevars):
+            return None  # a type parameter's
+        candidates = self._functions.get(code.co_firstlineno, [])
+        if code.co_name == "<lambda>":
+            return self._lambda(code, [each for each in candidates if isinstance(each[0], ast.Lambda)])
+        for node, class_name in candidates:
+            if not isinstance(node, ast.Lambda) and node.name == code.co_name and _fits(node, code):
+                return self._def(node, class_name, code)
+        return None
+
+    def _lambda(self, code: CodeType, candidates: list[tuple[Any, str]]) -> Snippet | None:
+        candidates = [(node, class_name) for node, class_name in candidates if _fits(node, code)]
+        if len(candidates) > 1:
+            inside = [each for each in candidates if _contains(each[0].body, code)]
+            candidates = sorted(inside, key=lambda each: _extent(each[0]))
+        if not candidates:
+            return None
+        node, class_name = candidates[0]
+        before = f"(lambda {', '.join(code.co_freevars)}: ("
+        if class_name:
+            before = f"class {class_name}: wrapped = {before}"
+        if node.lineno > 1:
+            before += "\n"  # so that columns stay what they are
+        start = self._characters(node.lineno, node.col_offset)
+        end = self._characters(node.end_lineno, node.end_col_offset)
+        return self._snippet(node, node.lineno, start, end, before, "\n))")
+
+    def _def(self, node: FunctionNode, class_name: str, code: CodeType) -> Snippet:
+        before = ""
+        if node.col_offset:
+            before = f"def wrap({', '.join(code.co_freevars)}):\n"
+            if class_name:
+                before = f"class {class_name}:\n {before}"
+        return self._snippet(node, node.lineno, 0, before=before)
+
+    def _snippet(self, node: Any, first: int, start: int, end: int = -1, before: str = "", after: str = "") -> Snippet:
+        text = "\n".join(self._lines[first - 1 : node.end_lineno])
+        return Snippet(self.filename, first, text, start, end, before, after, self._features)
+
+    def _characters(self, line: int, column: int) -> int:
+        """ast counts bytes of UTF-8."""
+        return len(self._lines[line - 1].encode()[:column].decode())
+
+    def _index_functions(self, tree: ast.Module) -> None:
+        # The class around a function goes along, because the compiler mangles __names with it.
+        pending: list[tuple[ast.AST, str]] = [(tree, "")]
+        for node, class_name in pending:
+            if isinstance(node, FunctionNode | ast.Lambda):
+                self._functions.setdefault(_first_line(node), []).append((node, class_name))
+            inner = node.name if isinstance(node, ast.ClassDef) else class_name
+            pending.extend((child, inner) for child in ast.iter_child_nodes(node))
+
+
+_files: dict[str, SourceFile] = {}
+
+
+def source_file(filename: str, module_globals: dict[str, Any], *, again: bool = False) -> SourceFile | None:
+    """The file of that name as it was when it was first looked at; None if its text is not to be had."""
+    if filename not in _files or again:
+        linecache.checkcache(filename)
+        text = "".join(linecache.getlines(filename, module_globals))
+        if not text and filename == "<string>":
+            text = _command_line_program()
+        if not text:
+            return None
+        if filename not in _files or _files[filename].text != text:
+            _files[filename] = SourceFile(filename, text)
+    return _files[filename]
+
+
+def _command_line_program() -> str:
+    """The program of ``python -c``, which Python itself keeps nowhere else before 3.13."""
+    words = iter(sys.orig_argv[1:])
+    for word in words:
+        if word.startswith("-") and not word.startswith("--") and word.endswith("c"):
+            return next(words, "")
+    return ""
+
+
+def _files_of(value: Any) -> Iterator[str]:
+    """The files in which the script may have defined *value*, the likeliest first."""
+    codes = [getattr(inspect.unwrap(value), "__code__", None)] if callable(value) else []
+    if isinstance(value, type):
+        codes = [member.__code__ for member in vars(value).values() if isinstance(member, FunctionType)]
+    seen = dict.fromkeys(code.co_filename for code in codes if isinstance(code, CodeType))
+    script = getattr(sys.modules["__main__"], "__file__", None)
+    if script is None:  # python -c, or cells of an interactive session, the newest first
+        cells = [name for name, entry in linecache.cache.items() if len(entry) == 4 and entry[1] is None]
+        seen.update(dict.fromkeys([*reversed(cells), "<string>"]))
+    else:
+        seen[script] = None
+    return iter(seen)
+
+
+def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stmt | None:
+    """The one of *nodes*, which bind *name*, whose execution makes it *value*."""
+    if not nodes:
+        return None
+    last = nodes[-1]
+    if isinstance(value, FunctionType):
+        line = inspect.unwrap(value).__code__.co_firstlineno
+        for node in nodes:
+            if isinstance(node, FunctionNode) and _first_line(node) == line:
+                return node if node.decorator_list or not hasattr(value, "__wrapped__") else None
+        return last if isinstance(last, FunctionNode) and last.decorator_list else None
+    if isinstance(last, DefinitionNode):
+        return last if last.decorator_list or isinstance(value, type) else None
+    # A namedtuple, an enumeration by its function, a TypeVar: such an object is pickled by its name.
+    own_name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    is_named = own_name == name and getattr(value, "__module__", None) == "__main__"
+    return last if is_named and isinstance(last, ast.Assign | ast.AnnAssign) else None
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if not isinstance(node, DefinitionNode):
+            for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+                yield from _module_level(getattr(node, field, []))
+
+
+def _bound_by(node: ast.stmt) -> list[str]:
+    if isinstance(node, DefinitionNode):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _first_line(node: ast.AST) -> int:
+    decorators = getattr(node, "decorator_list", None)
+    return int(decorators[0].lineno if decorators else node.lineno)  # type: ignore[attr-defined]
+
+
+def _fits(node: FunctionNode | ast.Lambda, code: CodeType) -> bool:
+    """Whether the parameters are the same: if not, the file has changed."""
+    arguments = node.args
+    names = [each.arg for each in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]]
+    names += [each.arg for each in (arguments.vararg, arguments.kwarg) if each]
+    count = code.co_argcount + code.co_kwonlyargcount
+    count += bool(code.co_flags & inspect.CO_VARARGS) + bool(code.co_flags & inspect.CO_VARKEYWORDS)
+    theirs = code.co_varnames[:count]
+    # The compiler has mangled names of two underscores.
+    return len(names) == count and all(map(str.endswith, theirs, names))
+
+
+def _contains(node: ast.expr, code: CodeType) -> bool:
+    """Whether all instructions of *code* come from within *node*."""
+    first = (node.lineno, node.col_offset)
+    last = (node.end_lineno or 0, node.end_col_offset or 0)
+    for line, end_line, column, end_column in code.co_positions():
+        if None in (line, end_line, column, end_column) or column == end_column:
+            continue  # bookkeeping
+        if (line, column) < first or (end_line, end_column) > last:  # type: ignore[operator, unused-ignore]
+            return False
+    return True
+
+
+def _extent(node: ast.expr) -> tuple[int, int]:
+    """Sorts nested nodes so that the innermost comes first."""
+    lines = (node.end_lineno or 0) - node.lineno
+    return lines, 0 if lines else (node.end_col_offset or 0) - node.col_offset

@@ -1,0 +1,829 @@
+"""Read results from hosts that are not trusted: plain data, and classes that the program named.
+
+What the far end writes is _agent/results.py's job.  CPython's unpickler is fast and believes everything, so
+it gets to see only what has been checked, in up to three steps:
+
+1. *Scan*: every opcode must be one that CPython's pickler writes at protocol 4 or 5.  Gone with the others:
+   PUT (nine bytes of it take 8 GiB), the extension registry, persistent ids, integers as text.
+2. *Rehearse*, where a pickle could do harm with the opcodes that are left: it is read with stand-ins in place
+   of dicts, sets and all that constructors make.  Needed because hashing cannot be interrupted or observed:
+   100 kB of nested tuples overflow the stack when they become a key, a tuple of tuples of one tuple
+   takes for ever, and integers chosen to collide take quadratic time.  And because BUILD and SETITEM reach
+   into whatever object they are given.
+3. *Load*, with constructors of ours in place of classes: they check the types and sizes of their arguments.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import decimal
+import fractions
+import functools
+import gc
+import io
+import ipaddress
+import pathlib
+import pickle
+import re
+import sys
+import threading
+import uuid
+import weakref
+import zoneinfo
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, NoReturn
+
+from ._exceptions import UnsafeResult
+from ._fence import memory_fence
+
+Name = tuple[str, str]  # a class's module and qualified name
+
+FENCED_SIZE: Final = 256 * 1024  # bytes; what is smaller cannot take more than the fence's 64 MiB: a set is
+# one byte here and 224 in memory
+WORK_PER_BYTE: Final = 8  # that constructors and hashing may do: an honest pickle has its data once
+SPARE_WORK: Final = 64 * 1024
+LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
+MAX_DEPTH: Final = 100  # of tuples in a key
+MAX_COLLISIONS: Final = 1000  # of keys with the same hash, by pure chance there are none
+MAX_NESTABLE: Final = 10_000  # deques and defaultdicts: nested ones overflow the stack when they are freed
+MAX_BITS: Final = 16 * 1024  # of an integer in a fraction or range: their arithmetic is quadratic
+MAX_DIGITS: Final = 16 * 1024
+
+
+class _Refused(Exception):
+    """Why a pickle is not read, as the end of a sentence."""
+
+
+def loads(
+    data: bytes, *, host: str, allowed: Mapping[Name, type] = MappingProxyType({}), full_trust: bool = False
+) -> object:
+    """Return the object that *data* from *host* describes.
+
+    Instances of *allowed* classes are made by their ``__new__``, never by their ``__init__``, and get their
+    state as pickle does it: by their ``__setstate__``, else straight into their ``__dict__``.
+
+    Args:
+      allowed: (module, qualified name) -> class, besides plain data; see `allowed_classes`.
+      full_trust: read whatever it is.  Can run any code.
+
+    Raises:
+      UnsafeResult: *data* is not plain data, or not a pickle at all, or costs too much for its size.
+    """
+    try:
+        if full_trust:
+            return _TrustingUnpickler(io.BytesIO(data)).load()
+        with _exclusively:
+            return _load(data, allowed)
+    except _Refused as exc:
+        raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
+    except Exception as exc:
+        raise UnsafeResult(
+            f"{host}: the result cannot be read: {_printable(type(exc).__name__)}: {_printable(exc)}",
+            host=host,
+        ) from exc
+
+
+_exclusively = threading.RLock()  # so that a thread does not turn on the garbage collection of another
+
+
+def _load(data: bytes, allowed: Mapping[Name, type]) -> object:
+    collecting = gc.isenabled()
+    gc.disable()  # it would look at every object again and again, and there is no garbage yet
+    try:
+        if len(data) < FENCED_SIZE:
+            return _load_checked(data, allowed)
+        with memory_fence(64 * 2**20 + 16 * len(data)):
+            return _load_checked(data, allowed)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _load_checked(data: bytes, allowed: Mapping[Name, type]) -> object:
+    found = _scan(data)
+    if (found & _KEYS and found & _COSTLY) or found & _STATES or (found & _CLASSES and allowed):
+        _Rehearsal(data, allowed).run()
+    unpickler = _RestrictedUnpickler(data, allowed)
+    result = unpickler.load()
+    unpickler.refuse_classes_as_values()
+    return result
+
+
+def _printable(text: object) -> str:
+    """Return *text* from a host in a form that fits a message, and that a terminal does not obey."""
+    return ascii(str(text))[1:-1][:200]
+
+
+# Which classes
+
+
+_allowed: dict[Name, type] = {}
+
+
+def allow(*classes: type) -> None:
+    """Let results contain instances of *classes*, from every host.
+
+    They are made by ``__new__`` and get their state as pickle does it; ``__init__`` is never called.  A host
+    chooses the state, so allow only classes that stand any.
+
+    Raises:
+      TypeError: one of *classes* is not a class, or has no name that pickle could find it by.
+    """
+    _allowed.update(_by_name(classes))
+
+
+def allowed_classes(classes: Iterable[type] = ()) -> Mapping[Name, type]:
+    """Return what `loads` takes as ``allowed``: what the program allowed everywhere, and *classes*."""
+    return {**_allowed, **_by_name(classes)}
+
+
+def _by_name(classes: Iterable[type]) -> dict[Name, type]:
+    named = {}
+    for cls in classes:
+        if not isinstance(cls, type):
+            raise TypeError(f"only classes can be allowed, not {cls!r}")
+        if "<locals>" in cls.__qualname__:
+            raise TypeError(f"{cls.__qualname__} cannot be allowed: pickle finds no class inside a function")
+        named[cls.__module__, cls.__qualname__] = cls
+    return named
+
+
+def _refuse_class(module: str, name: str) -> NoReturn:
+    full_name, short = f"{_printable(module)}.{_printable(name)}", _printable(name.rpartition(".")[2])
+    raise _Refused(
+        f"it contains {full_name}, which is not plain data.  Return plain data instead, or name the class "
+        f'with trickle.allow({short}) or options(allow=({short},)), or trust this host with trust="full"'
+    )
+
+
+# 1. The scan
+
+# Kinds of opcodes, as bits: what is in a pickle decides whether to rehearse it.
+_KEYS: Final = 1  # something is hashed, or stored by index
+_COSTLY: Final = 2  # tuples, large integers and long texts, which are costly as keys
+_CLASSES: Final = 4
+_STATES: Final = 8
+
+
+def _of_length(opcode: bytes, lengths: range) -> bytes:
+    """Return a pattern for *opcode*, one byte of length, and as many bytes.
+
+    One branch for each length, because a pattern cannot count.
+    """
+    branches = (re.escape(bytes([length])) + b".{%d}" % length for length in lengths)
+    return re.escape(opcode) + b"(?:" + b"|".join(branches) + b")"
+
+
+# Opcodes are told in Lib/pickletools.py.  Possessive, because there is only one way to read a pickle.
+_HARMLESS: Final = b"|".join(
+    (
+        rb"[N\x88\x89\])(\x94aeR\x81\x9201]++",  # None, booleans, [], (), MARK, MEMOIZE, REDUCE...
+        rb"[Kh].|M..|[Jj].{4}|G.{8}",  # integers, BINGET, LONG_BINGET, floats
+        _of_length(b"\x8c", range(48)),  # SHORT_BINUNICODE; longer ones are rare enough to be skipped singly
+        _of_length(b"C", range(48)),  # SHORT_BINBYTES
+        _of_length(b"\x8a", range(9)),  # LONG1: integers within 64 bits
+    )
+)
+_MAKES_DICTS: Final = rb"[}\x8f]++|\x95.{8}"  # EMPTY_DICT, EMPTY_SET; FRAME
+_PATTERNS: Final = {
+    _KEYS: rb"[su\x90\x91]++",  # SETITEM, SETITEMS, ADDITEMS, FROZENSET
+    _COSTLY: rb"[t\x85\x86\x87]++|" + _of_length(b"\x8a", range(9, 32)),  # TUPLE, TUPLE1-3, LONG1
+    _CLASSES: rb"\x93",  # STACK_GLOBAL
+    _STATES: rb"b",  # BUILD
+}
+_KIND_OF: Final = {
+    **dict.fromkeys(b"su\x90\x91", _KEYS),
+    **dict.fromkeys(b"t\x85\x86\x87", _COSTLY),
+    ord("\x93"): _CLASSES,
+    ord("b"): _STATES,
+}
+_LENGTH_BYTES: Final = {  # of the opcodes whose arguments are of any length
+    **dict.fromkeys(b"\x8cC\x8a", 1),  # SHORT_BINUNICODE, SHORT_BINBYTES, LONG1
+    **dict.fromkeys(b"XB\x8b", 4),  # BINUNICODE, BINBYTES, LONG4
+    **dict.fromkeys(b"\x8d\x8e\x96", 8),  # BINUNICODE8, BINBYTES8, BYTEARRAY8
+}
+_LONGS: Final = b"\x8a\x8b"
+_STOP: Final = ord(".")
+
+
+@functools.cache  # compiling one takes milliseconds, and most programs meet three
+def _run_of(kinds: int) -> re.Pattern[bytes]:
+    """Return a pattern for as many opcodes as there are that are harmless or of these *kinds*."""
+    patterns = [pattern for kind, pattern in _PATTERNS.items() if kind & kinds]
+    return re.compile(b"(?:" + b"|".join([_HARMLESS, _MAKES_DICTS, *patterns]) + b")*+", re.DOTALL)
+
+
+def _scan(data: bytes) -> int:
+    """Return the kinds of opcodes in *data*, or refuse it for those that trickle's far end does not write."""
+    if data[:2] not in (b"\x80\x04", b"\x80\x05"):
+        raise _Refused("it is not a pickle of protocol 4 or 5")
+    found = 0
+    position = 2
+    while True:
+        position = _run_of(found).match(data, position).end()  # type: ignore[union-attr]
+        opcode = data[position] if position < len(data) else -1
+        if opcode in _KIND_OF:
+            found |= _KIND_OF[opcode]
+        elif opcode == _STOP and position == len(data) - 1:
+            return found
+        else:
+            start, position = position, _skip_long(data, position)
+            if opcode in _LONGS or position - start > LONG_TEXT:
+                found |= _COSTLY
+
+
+def _skip_long(data: bytes, start: int) -> int:
+    """Return where the opcode at *start*, which is one with a length, ends."""
+    if start >= len(data):
+        raise _Refused("it is cut off")
+    width = _LENGTH_BYTES.get(data[start])
+    if width is None:
+        raise _Refused(f"it has a byte {data[start]:#04x} where no pickle of trickle's has one")
+    length = int.from_bytes(data[start + 1 : start + 1 + width], "little")
+    if width == 4 and length < 256:
+        raise _Refused("it has a length in four bytes that fits in one")
+    end = start + 1 + width + length
+    if end >= len(data):
+        raise _Refused("it is cut off")
+    return end
+
+
+# 2. The rehearsal
+
+
+@functools.cache
+def _unchanged() -> re.Pattern[bytes]:
+    """Return a pattern for as many opcodes as there are that a rehearsal needs no stand-ins for."""
+    patterns = [_HARMLESS, rb"[su\x90\x93b]++", _PATTERNS[_COSTLY]]
+    return re.compile(b"(?:" + b"|".join(patterns) + b")*+", re.DOTALL)
+
+
+# A persistent id, which the scan lets no host write, asks for a stand-in.
+_REPLACEMENTS: Final = {
+    ord("}"): b"NQ",  # EMPTY_DICT: persistent_load(None)
+    0x8F: b"\x88Q",  # EMPTY_SET: persistent_load(True)
+    0x91: b"l\x89\x86Q",  # FROZENSET: persistent_load((items, False))
+}
+_FRAME: Final = 0x95  # its length no longer holds
+_FRAME_SIZE: Final = 9
+
+
+def _with_stand_ins(data: bytes) -> bytes:
+    """Return *data*, which has been scanned, with requests for stand-ins where it makes dicts and sets."""
+    unchanged = _unchanged()
+    pieces = [data[:2]]
+    position = 2
+    while True:
+        start = position
+        position = unchanged.match(data, start).end()  # type: ignore[union-attr]
+        opcode = data[position]
+        if opcode == _FRAME:
+            pieces.append(data[start:position])
+            position += _FRAME_SIZE
+        elif opcode in _REPLACEMENTS:
+            pieces += (data[start:position], _REPLACEMENTS[opcode])
+            position += 1
+        elif opcode == _STOP:
+            pieces.append(data[start:])
+            return b"".join(pieces)
+        else:
+            position = _skip_long(data, position)
+            pieces.append(data[start:position])
+
+
+class _Budget:
+    """Work that a pickle of some size may cause."""
+
+    __slots__ = ("left", "nestables")
+
+    def __init__(self, size: int) -> None:
+        self.left = SPARE_WORK + WORK_PER_BYTE * size
+        self.nestables = 0
+
+    def charge(self, work: int) -> None:
+        self.left -= work
+        if self.left < 0:
+            raise _Refused("it would take more time or memory than its size accounts for")
+
+    def count_nestable(self) -> None:
+        self.nestables += 1
+        if self.nestables > MAX_NESTABLE:
+            raise _Refused(f"it has more than {MAX_NESTABLE} deques and defaultdicts")
+
+
+def _refuse_state(self: object, state: object) -> NoReturn:
+    raise _Refused("it sets the state of an object that has none")
+
+
+class _RehearsedDict(dict[Any, Any]):
+    """Stands in for a dict.  Looks at the keys, and keeps nothing."""
+
+    __slots__ = ("check_key",)
+    __setstate__ = _refuse_state
+
+    def __init__(self, check_key: Callable[[object], None]) -> None:
+        self.check_key = check_key
+
+    def __setitem__(self, key: object, value: object) -> None:
+        if type(key) is not str or len(key) > LONG_TEXT:  # asked here, too, because it is what most keys are
+            self.check_key(key)
+
+
+class _RehearsedSet:
+    """Stands in for a set.  Looks at the items, and keeps nothing."""
+
+    __slots__ = ("add",)
+    __setstate__ = _refuse_state
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, check_key: Callable[[object], None]) -> None:
+        self.add = check_key
+
+
+class _RehearsedList:
+    """Stands in for what is like a list and is made by a constructor."""
+
+    __slots__ = ()
+    __setstate__ = _refuse_state
+    __hash__ = None  # type: ignore[assignment]
+
+    def extend(self, items: object) -> None:
+        """Keep nothing."""
+
+    append = extend
+
+
+_NOT_MADE: Final = object()
+
+
+class _RehearsedValue:
+    """Stands in for an immutable value, which is made only if it becomes a key."""
+
+    __slots__ = ("args", "budget", "recipe", "value")
+    __setstate__ = _refuse_state
+
+    def __init__(self, recipe: _Recipe, budget: _Budget, args: tuple[Any, ...]) -> None:
+        self.recipe = recipe
+        self.budget = budget
+        self.args = args
+        self.value: Any = _NOT_MADE
+
+    def make(self) -> Any:
+        if self.value is _NOT_MADE:
+            args = (arg.make() if type(arg) is _RehearsedValue else arg for arg in self.args)
+            self.value = self.recipe.make(self.budget, *args)
+        return self.value
+
+    def weight(self) -> int:
+        return 1 + sum(_size(arg) for arg in self.args) // 64
+
+    def __hash__(self) -> int:
+        return hash(self.make())
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.make() == (other.make() if type(other) is _RehearsedValue else other))
+
+
+def _size(value: object) -> int:
+    if type(value) is int:
+        return value.bit_length() // 8
+    return len(value) if type(value) in (str, bytes) else 0  # type: ignore[arg-type]
+
+
+class _RehearsedConstructor:
+    """Stands in for one of our constructors."""
+
+    __slots__ = ("make",)
+    __setstate__ = _refuse_state
+
+    def __init__(self, make: Callable[..., object]) -> None:
+        self.make = make
+
+    def __call__(self, *args: object) -> object:
+        return self.make(*args)
+
+
+class _RehearsedInstance:
+    """Stands in for an instance of a class that the program allowed, which stands whatever it is given."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def extend(self, items: object) -> None:
+        pass
+
+    append = add = extend
+
+
+class _RehearsedType(type):
+    """Refuses to have its classes changed: they serve every rehearsal."""
+
+    __setstate__ = _refuse_state
+
+
+class _RehearsedClass(metaclass=_RehearsedType):
+    """Stands in for a class that the program allowed.  Is one, because NEWOBJ takes nothing else."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: object, **kwargs: object) -> _RehearsedInstance:  # type: ignore[misc]
+        return _RehearsedInstance()
+
+
+class _Rehearsal(pickle.Unpickler):
+    """Goes through a pickle without making anything that could do harm."""
+
+    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
+        super().__init__(io.BytesIO(_with_stand_ins(data)))
+        self._allowed = allowed
+        self._budget = _Budget(len(data))
+        self._weights: dict[int, tuple[int, tuple[Any, ...]]] = {}  # the tuple itself keeps its id() its own
+        self._by_hash: dict[int, object] = {}
+        self._collisions = 0
+
+    def run(self) -> None:
+        self.load()
+
+    def find_class(self, module: str, name: str) -> Any:
+        recipe = _RECIPES.get((module, name))
+        if recipe is not None:
+            return _RehearsedConstructor(functools.partial(self._make, recipe))
+        if (module, name) in _SINGLETONS:
+            return _SINGLETONS[module, name]
+        if (module, name) in self._allowed:
+            return _RehearsedClass
+        _refuse_class(module, name)
+
+    def _make(self, recipe: _Recipe, *args: object) -> object:
+        if recipe.kind == "mapping":
+            return _RehearsedDict(self._check_key)
+        if recipe.kind == "sequence":
+            return _RehearsedList()
+        return _RehearsedValue(recipe, self._budget, args)
+
+    def persistent_load(self, request: Any) -> object:
+        if request is None:
+            return _RehearsedDict(self._check_key)
+        if request is True:
+            return _RehearsedSet(self._check_key)
+        items, _ = request
+        for item in items:
+            self._check_key(item)
+        return frozenset(items)
+
+    def _check_key(self, key: object) -> None:
+        """Refuse a key that takes long to hash, or whose hash was chosen to collide."""
+        kind = type(key)
+        if kind in _CHEAP_KEYS or (kind is int and -_BIG < key < _BIG):  # type: ignore[operator]
+            return
+        if kind is str and len(key) <= LONG_TEXT:  # type: ignore[arg-type]
+            return
+        if kind in (list, _RehearsedDict, _RehearsedSet, _RehearsedList):
+            raise _Refused("it has a key that cannot be hashed")
+        weight = self._weight(key, 0)
+        if kind is frozenset:
+            weight += len(key)  # type: ignore[arg-type]  # to compare two takes as long as that, to hash one does not
+        self._budget.charge(weight)
+        if kind not in (str, bytes):  # whose hashes nobody can predict
+            self._count_collisions(key)
+
+    def _count_collisions(self, key: object) -> None:
+        first = self._by_hash.setdefault(hash(key), key)
+        if first is not key and first != key:
+            self._collisions += 1
+            if self._collisions > MAX_COLLISIONS:
+                raise _Refused("it has too many keys with the same hash")
+
+    def _weight(self, value: Any, depth: int) -> int:
+        """Return how much there is to hash in *value*."""
+        kind = type(value)
+        if kind is int:
+            return 1 + int(value.bit_length()) // 512
+        if kind is str or kind is bytes:
+            return 1 + len(value) // 512  # hashed once and compared often
+        if kind is _RehearsedValue:
+            return int(value.weight())
+        if kind is not tuple:
+            return 1
+        known = self._weights.get(id(value))
+        if known is not None:
+            return known[0]
+        if depth == MAX_DEPTH:
+            raise _Refused("it has a key of tuples nested too deeply")
+        weight = len(value) + 1
+        for item in value:
+            if type(item) not in _CHEAP_KEYS:
+                weight += self._weight(item, depth + 1) - 1
+        self._weights[id(value)] = weight, value
+        return weight
+
+
+_CHEAP_KEYS: Final = frozenset({type(None), bool, float})
+_BIG: Final = 2**61 - 1  # hashes of integers are remainders of this
+
+
+# 3. Loading
+
+
+class _Constructor:
+    """Makes values by a recipe.  Has no attributes to be changed, and is no class to be made instances of."""
+
+    __slots__ = ("__weakref__", "_budget", "recipe")
+
+    def __init__(self, recipe: _Recipe, budget: _Budget) -> None:
+        self.recipe = recipe
+        self._budget = budget
+
+    def __call__(self, *args: Any) -> object:
+        return self.recipe.make(self._budget, *args)
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """Reads a pickle that was scanned and, where needed, rehearsed."""
+
+    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
+        super().__init__(io.BytesIO(data))
+        self._allowed = allowed
+        self._budget = _Budget(len(data))
+        self._given: list[tuple[Name, weakref.ref[_Constructor]]] = []
+        self._references: dict[Name, int] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        recipe = _RECIPES.get((module, name))
+        if recipe is not None:
+            constructor = _Constructor(recipe, self._budget)
+            self._given.append(((module, name), weakref.ref(constructor)))
+            return constructor
+        if (module, name) in _SINGLETONS:
+            return _SINGLETONS[module, name]
+        if (module, name) in self._allowed:
+            cls = self._allowed[module, name]
+            self._references.setdefault((module, name), _count_references(cls))
+            return _maker_of(cls)
+        _refuse_class(module, name)
+
+    def refuse_classes_as_values(self) -> None:
+        """Refuse a result that has a constructor in it, where the host had a class."""
+        self.memo = {}
+        names = [name for name, constructor in self._given if constructor() is not None]
+        for name, references in self._references.items():
+            if _count_references(self._allowed[name]) > references:
+                names.append(name)
+        if names:
+            raise _Refused(f"it contains the class {'.'.join(names[0])} itself, and classes are not data")
+
+
+@functools.lru_cache(maxsize=1024)
+def _maker_of(cls: type) -> type:
+    """Return a class that makes instances of *cls* by its ``__new__`` when called, and nothing else.
+
+    A class, because the NEWOBJ opcode takes nothing else.  What it makes is no instance of it, so that
+    calling it ends there: ``__init__`` is never called.
+    """
+
+    def make(_: type, *args: Any, **kwargs: Any) -> Any:
+        if (args or kwargs) and cls.__dict__.get("__new__", cls.__new__) is object.__new__:
+            raise _Refused(
+                f"it makes a {_printable(cls.__qualname__)} by calling the class, and trickle calls no "
+                '__init__; give the class a __getstate__, or trust this host with trust="full"'
+            )
+        return cls.__new__(cls, *args, **kwargs)
+
+    return type(cls.__name__, (), {"__slots__": (), "__new__": make})
+
+
+def _count_references(cls: type) -> int:
+    return sys.getrefcount(_maker_of(cls))
+
+
+class _TrustingUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        # Only Python 3.13 has its paths there.
+        return super().find_class("pathlib" if module == "pathlib._local" else module, name)
+
+
+# The constructors.  The first argument is what to charge work to.
+
+
+class _Recipe(NamedTuple):
+    make: Callable[..., object]
+    kind: str = "value"  # or "mapping", "sequence": what can be put into it afterwards
+    factory: type | None = None  # the class itself, for a defaultdict
+
+
+def _expect(kind: type, *values: object) -> None:
+    for value in values:
+        if type(value) is not kind:
+            raise _Refused(f"it has a {_printable(type(value).__name__)} where a {kind.__name__} belongs")
+
+
+def _expect_integers(budget: _Budget, *values: Any) -> None:
+    _expect(int, *values)
+    for value in values:
+        if value.bit_length() > MAX_BITS:
+            raise _Refused("it has a huge integer in a fraction, range or slice")
+        budget.charge(value.bit_length() // 8)
+
+
+def _expect_text(budget: _Budget, text: Any, limit: int) -> None:
+    _expect(str, text)
+    if len(text) > limit:
+        raise _Refused("it has a text that is too long for what it stands for")
+    budget.charge(len(text))
+
+
+def _make_bytearray(budget: _Budget, data: bytes = b"") -> bytearray:
+    _expect(bytes, data)
+    budget.charge(len(data))
+    return bytearray(data)
+
+
+def _make_complex(budget: _Budget, real: float, imag: float) -> complex:
+    _expect(float, real, imag)
+    return complex(real, imag)
+
+
+def _make_range(budget: _Budget, start: int, stop: int, step: int) -> range:
+    _expect_integers(budget, start, stop, step)
+    return range(start, stop, step)
+
+
+def _make_slice(budget: _Budget, *bounds: int | None) -> slice:
+    _expect_integers(budget, *(bound for bound in bounds if bound is not None))
+    start, stop, step = bounds
+    return slice(start, stop, step)
+
+
+def _make_date(budget: _Budget, packed: bytes) -> datetime.date:
+    year, rest = _unpack_year(packed, 4)
+    return datetime.date(year, *rest)
+
+
+def _make_datetime(budget: _Budget, packed: bytes, zone: Any = None) -> datetime.datetime:
+    year, (month, *rest) = _unpack_year(packed, 10)
+    fold, month = divmod(month, 128)  # as datetime packs it
+    day, hour, minute, second, *fraction = rest
+    microsecond = int.from_bytes(bytes(fraction), "big")
+    _expect_zone(zone)
+    return datetime.datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
+
+
+def _make_time(budget: _Budget, packed: bytes, zone: Any = None) -> datetime.time:
+    _expect(bytes, packed)
+    hour, minute, second, *fraction = packed
+    fold, hour = divmod(hour, 128)
+    microsecond = int.from_bytes(bytes(fraction), "big")
+    _expect_zone(zone)
+    return datetime.time(hour, minute, second, microsecond, zone, fold=fold)
+
+
+def _unpack_year(packed: bytes, length: int) -> tuple[int, bytes]:
+    _expect(bytes, packed)
+    if len(packed) != length:
+        raise _Refused("it has a date of the wrong length")
+    return int.from_bytes(packed[:2], "big"), packed[2:]
+
+
+def _expect_zone(zone: object) -> None:
+    if zone is not None and type(zone) not in (datetime.timezone, zoneinfo.ZoneInfo):
+        raise _Refused("it has a time zone of an unknown kind")
+
+
+def _make_timedelta(budget: _Budget, days: int, seconds: int, microseconds: int) -> datetime.timedelta:
+    _expect_integers(budget, days, seconds, microseconds)
+    return datetime.timedelta(days, seconds, microseconds)
+
+
+def _make_timezone(budget: _Budget, offset: datetime.timedelta, *name: str) -> datetime.timezone:
+    _expect(datetime.timedelta, offset)
+    _expect(str, *name)
+    return datetime.timezone(offset, *name)
+
+
+_ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
+
+
+def _make_zone(budget: _Budget, key: str) -> zoneinfo.ZoneInfo:
+    _expect_text(budget, key, 100)
+    return _read_zone(key)
+
+
+@functools.lru_cache(maxsize=1024)  # more than there are: each costs reading a file
+def _read_zone(key: str) -> zoneinfo.ZoneInfo:
+    # Looked for first, because ZoneInfo would go on to import the tzdata package.
+    if not _ZONE_KEY.fullmatch(key) or not any(pathlib.Path(path, key).is_file() for path in zoneinfo.TZPATH):
+        raise _Refused(f"it has the time zone {_printable(key)}, which this machine does not know")
+    return zoneinfo.ZoneInfo(key)
+
+
+def _make_decimal(budget: _Budget, text: str) -> decimal.Decimal:
+    _expect_text(budget, text, MAX_DIGITS)
+    return decimal.Decimal(text)
+
+
+def _make_fraction(budget: _Budget, numerator: int, denominator: int) -> fractions.Fraction:
+    _expect_integers(budget, numerator, denominator)
+    return fractions.Fraction(numerator, denominator)
+
+
+def _make_uuid(budget: _Budget, text: str) -> uuid.UUID:
+    _expect_text(budget, text, 36)
+    return uuid.UUID(text)
+
+
+def _path_maker(cls: type[pathlib.PurePath]) -> Callable[..., pathlib.PurePath]:
+    def make(budget: _Budget, *parts: str) -> pathlib.PurePath:
+        _expect(str, *parts)
+        budget.charge(sum(map(len, parts)))
+        return cls(*parts)
+
+    return make
+
+
+def _address_maker(cls: Callable[[str], object]) -> Callable[..., object]:
+    def make(budget: _Budget, text: str) -> object:
+        _expect_text(budget, text, 128)
+        return cls(text)
+
+    return make
+
+
+def _make_ordered_dict(budget: _Budget) -> collections.OrderedDict[Any, Any]:
+    return collections.OrderedDict()
+
+
+def _make_counter(budget: _Budget, counts: dict[Any, Any]) -> collections.Counter[Any]:
+    _expect(dict, counts)
+    budget.charge(len(counts))
+    return collections.Counter(counts)
+
+
+def _make_deque(budget: _Budget, items: tuple[()] = (), maxlen: int | None = None) -> collections.deque[Any]:
+    if items != () or type(maxlen) not in (int, type(None)):
+        raise _Refused("it has a deque that is made of something strange")
+    budget.count_nestable()
+    return collections.deque(maxlen=maxlen)
+
+
+def _make_defaultdict(budget: _Budget, constructor: object = None) -> collections.defaultdict[Any, Any]:
+    factory = constructor.recipe.factory if type(constructor) is _Constructor else None
+    if constructor is not None and factory is None:
+        raise _Refused("it has a defaultdict whose factory is not a builtin type")
+    budget.count_nestable()
+    return collections.defaultdict(factory)
+
+
+def _refuse_call(budget: _Budget, *args: object) -> NoReturn:
+    raise _Refused("it calls a type that pickles never call")
+
+
+_RECIPES: Final[Mapping[Name, _Recipe]] = {
+    ("builtins", "complex"): _Recipe(_make_complex, factory=complex),
+    ("builtins", "bytearray"): _Recipe(_make_bytearray, factory=bytearray),
+    ("builtins", "range"): _Recipe(_make_range),
+    ("builtins", "slice"): _Recipe(_make_slice),
+    **{
+        ("builtins", cls.__name__): _Recipe(_refuse_call, factory=cls)
+        for cls in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
+    },
+    ("datetime", "date"): _Recipe(_make_date),
+    ("datetime", "datetime"): _Recipe(_make_datetime),
+    ("datetime", "time"): _Recipe(_make_time),
+    ("datetime", "timedelta"): _Recipe(_make_timedelta),
+    ("datetime", "timezone"): _Recipe(_make_timezone),
+    ("zoneinfo", "ZoneInfo"): _Recipe(_make_zone),
+    ("decimal", "Decimal"): _Recipe(_make_decimal),
+    ("fractions", "Fraction"): _Recipe(_make_fraction),
+    ("uuid", "UUID"): _Recipe(_make_uuid),
+    **{
+        (module, cls.__name__): _Recipe(_path_maker(cls))
+        for module in ("pathlib", "pathlib._local")  # the latter in Python 3.13 alone
+        for cls in (pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath)
+    },
+    **{
+        ("ipaddress", cls.__name__): _Recipe(_address_maker(cls))
+        for cls in (
+            ipaddress.IPv4Address,
+            ipaddress.IPv6Address,
+            ipaddress.IPv4Network,
+            ipaddress.IPv6Network,
+            ipaddress.IPv4Interface,
+            ipaddress.IPv6Interface,
+        )
+    },
+    ("collections", "OrderedDict"): _Recipe(_make_ordered_dict, "mapping"),
+    ("collections", "Counter"): _Recipe(_make_counter, "mapping"),
+    ("collections", "defaultdict"): _Recipe(_make_defaultdict, "mapping"),
+    ("collections", "deque"): _Recipe(_make_deque, "sequence"),
+}
+_SINGLETONS: Final[Mapping[Name, object]] = {
+    ("builtins", "Ellipsis"): Ellipsis,
+    ("builtins", "NotImplemented"): NotImplemented,
+}

@@ -1,0 +1,1 @@
+"""What both ends of a pipe say to each other: frames, states and credits.  Sans-IO, standard library only."""

@@ -1,0 +1,388 @@
+"""The state of one connection: who may say what, what goes first, and how much may be under way.  No I/O, no clock.
+
+Both ends use it.  What is to be sent goes out in this order: control frames, which never wait for room; calls and
+results that fit a small frame; then bulk, one chunk of each call in turn, as far as the call's credit and the
+connection's window allow.
+"""
+
+from collections import deque
+
+from trickle._wire import frames
+from trickle._wire.frames import CHUNK, Ack, Begin, Call, Credit, Data, End, Frame, Hello, Modules, WireError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple, Union
+
+    Raw = Tuple[int, int, int, int, bytes]
+
+CONTROLLER, AGENT = "controller", "agent"
+
+SMALL = 4 * 1024  # bytes: a call or result of no more than this is not bulk
+CREDIT = 256 * 1024  # bytes of one call that its receiver takes before it has used any of them
+GRANT = 64 * 1024  # bytes that are used up before the sender is told so
+SMALLEST_WINDOW, LARGEST_WINDOW = 256 * 1024, 4 * 1024 * 1024  # bytes of bulk on the link at once
+WINDOW_SECONDS = 0.1  # of what the link moves: more would only wait in a kernel or an ssh
+BATCH = 256 * 1024  # bytes handed out at once: what a pipe takes in a few writes
+
+# The life of a call, as both ends see it: (state, who speaks, frame) -> the state after it.  A frame that is not
+# here breaks the rules.  "ended" is not kept: an id below the newest that is not open has ended.
+IDLE, SENDING, RUNNING, ENDED = "idle", "sending", "running", "ended"
+STATES = {
+    (IDLE, CONTROLLER, frames.Call): RUNNING,
+    (IDLE, CONTROLLER, frames.Begin): SENDING,
+    (IDLE, CONTROLLER, frames.Session): RUNNING,
+    (SENDING, CONTROLLER, frames.Data): SENDING,  # RUNNING after the last one
+    (SENDING, CONTROLLER, frames.Cancel): SENDING,
+    (SENDING, CONTROLLER, frames.Renew): SENDING,
+    (SENDING, CONTROLLER, frames.Credit): SENDING,
+    (RUNNING, CONTROLLER, frames.Cancel): RUNNING,
+    (RUNNING, CONTROLLER, frames.Renew): RUNNING,
+    (RUNNING, CONTROLLER, frames.Credit): RUNNING,
+    (SENDING, AGENT, frames.Credit): SENDING,
+    (SENDING, AGENT, frames.End): ENDED,
+    (RUNNING, AGENT, frames.Credit): RUNNING,  # crossed with the last part
+    (RUNNING, AGENT, frames.Data): RUNNING,
+    (RUNNING, AGENT, frames.Output): RUNNING,
+    (RUNNING, AGENT, frames.Record): RUNNING,
+    (RUNNING, AGENT, frames.Note): RUNNING,
+    (RUNNING, AGENT, frames.End): ENDED,
+    # These may still be under way when the agent ends the call.
+    (ENDED, CONTROLLER, frames.Data): ENDED,
+    (ENDED, CONTROLLER, frames.Cancel): ENDED,
+    (ENDED, CONTROLLER, frames.Renew): ENDED,
+    (ENDED, CONTROLLER, frames.Credit): ENDED,
+}
+# Frames that belong to no call, with id 0.
+LINK_FRAMES = {
+    CONTROLLER: (frames.Ack, frames.Ping, frames.Modules, frames.Close),
+    AGENT: (frames.Ack, frames.Ping, frames.Ask, frames.Output, frames.Record, frames.Note),
+}
+BULK = (frames.Data, frames.Output, frames.Record, frames.Modules)
+
+
+class _Body:
+    """A large payload on its way, cut into frames as there is room."""
+
+    def __init__(self, id: int, payload: bytes, kind: "Callable[..., Frame]") -> None:
+        self.id = id
+        self.kind = kind
+        self.left = memoryview(payload)
+
+    def take(self, size: int) -> Frame:
+        part = self.left[:size]
+        self.left = self.left[size:]
+        return self.kind(self.id, 0 if self.left else 1, 0, part)
+
+
+def _size(item: "Union[Frame, _Body]") -> int:
+    return len(item.left if isinstance(item, _Body) else item.payload)
+
+
+class _Call:
+    """What this end remembers of an open call."""
+
+    __slots__ = ("credit", "queue", "queued", "received", "ring", "state", "used")
+
+    def __init__(self, state: str) -> None:
+        self.state = state
+        self.queue: "Deque[Union[Frame, _Body]]" = deque()
+        self.queued = 0  # bytes in the queue
+        self.credit = CREDIT
+        self.ring = False  # whether it is in line for the next chunk
+        self.used = 0  # bytes taken by the receiver that the sender has not been told of
+        self.received = 0
+
+
+class Window:
+    """How many bytes of bulk may be on the link: what it moves in 100 ms, within bounds."""
+
+    def __init__(self) -> None:
+        self.size = SMALLEST_WINDOW
+        self.in_flight = 0
+        self._since = 0.0
+        self._acked = 0
+
+    def sent(self, count: int, now: float) -> None:
+        if not self.in_flight:
+            self._since, self._acked = now, 0
+        self.in_flight += count
+
+    def acked(self, count: int, now: float) -> None:
+        if count > self.in_flight:
+            raise WireError("acknowledged %d bytes of %d" % (count, self.in_flight))
+        self.in_flight -= count
+        self._acked += count
+        elapsed = now - self._since
+        if self._acked >= self.size and elapsed > 0:
+            wanted = int(self._acked / elapsed * WINDOW_SECONDS)
+            self.size = max(SMALLEST_WINDOW, min(LARGEST_WINDOW, wanted))
+            self._since, self._acked = now, 0
+
+    @property
+    def room(self) -> int:
+        return self.size - self.in_flight
+
+
+class Connection:
+    """One end of a connection: bytes in, frames out, and the other way round.
+
+    Args:
+      role: CONTROLLER or AGENT, which end this is.
+      decode: cuts bytes into raw frames (kind, id, a, b, payload).
+      max_payload: bytes; what the peer may send for one call.
+    """
+
+    def __init__(self, role: str, decode: "Callable[[bytes], Iterable[Raw]]", max_payload: int) -> None:
+        self.role = role
+        self.peer = AGENT if role == CONTROLLER else CONTROLLER
+        self.max_payload = max_payload
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self.window = Window()
+        self._decode = decode
+        self._calls: "Dict[int, _Call]" = {}
+        self._newest = 0
+        self._greeted = False
+        self._control: "Deque[Frame]" = deque()
+        self._small: "Deque[Tuple[Frame, Optional[float]]]" = deque()
+        self._ring: "Deque[_Call]" = deque()
+        self._link_bulk = _Call(RUNNING)  # of id 0: modules, and output that belongs to no call
+        self._link_bulk.credit = 1 << 62
+        self._unacked = 0
+
+    # ---- receiving
+
+    def receive_data(self, data: bytes, now: float) -> "List[Frame]":
+        """The frames that *data* completes, each checked; credits and acknowledgements are dealt with here.
+
+        Raises:
+          WireError: the peer broke the rules.  This connection is of no more use.
+        """
+        self.bytes_received += len(data)
+        found = []
+        for raw in self._decode(data):
+            frame = frames.frame_of(*raw)
+            if not self._greeted:
+                self._check_hello(frame)
+            elif not frame.id:
+                self._receive_link_frame(frame, now)
+            elif not self._receive_call_frame(frame):
+                continue
+            if not isinstance(frame, (Ack, Credit)):
+                found.append(frame)
+        return found
+
+    def _check_hello(self, frame: Frame) -> None:
+        if not isinstance(frame, Hello) or frame.id:
+            raise WireError("the first frame is %r, not a hello" % frame)
+        if frame.version != frames.VERSION:
+            raise WireError("version %d of the wire; this end speaks %d" % (frame.version, frames.VERSION))
+        self._greeted = True
+
+    def _receive_link_frame(self, frame: Frame, now: float) -> None:
+        if type(frame) not in LINK_FRAMES[self.peer]:
+            raise WireError("%r is not for the %s to say" % (frame, self.peer))
+        if isinstance(frame, Ack):
+            self.window.acked(frame.size, now)
+        else:
+            self._count_bulk(frame)
+
+    def _receive_call_frame(self, frame: Frame) -> bool:
+        """Whether the frame means anything: one for a call that has ended meanwhile does not."""
+        self._count_bulk(frame)
+        state = self._move(frame, self.peer)
+        if state == ENDED and not isinstance(frame, End):
+            return False
+        call = self._calls.get(frame.id)
+        if call is not None:
+            if isinstance(frame, Credit):
+                call.credit += frame.size
+                self._line_up(call)
+            elif isinstance(frame, Data):
+                call.received += len(frame.payload)
+                if call.received > self.max_payload:
+                    raise WireError("more than %d bytes for call %d" % (self.max_payload, frame.id))
+        return True
+
+    def _count_bulk(self, frame: Frame) -> None:
+        if isinstance(frame, BULK):
+            self._unacked += len(frame.payload)
+            if self._unacked >= GRANT:
+                self._control.append(Ack(0, self._unacked))
+                self._unacked = 0
+
+    def _move(self, frame: Frame, speaker: str) -> str:
+        """Take the frame's step in the life of its call, and return the state after it."""
+        call = self._calls.get(frame.id)
+        before = call.state if call is not None else IDLE if frame.id > self._newest else ENDED
+        after = STATES.get((before, speaker, type(frame)))
+        if after is None:
+            raise WireError("%r is not for the %s to say of a call that is %s" % (frame, speaker, before))
+        if before == IDLE:
+            self._newest = frame.id
+            self._calls[frame.id] = _Call(after)
+        elif after == ENDED:
+            self._forget(frame.id)
+        elif isinstance(frame, Data) and frame.last and before == SENDING:
+            after = RUNNING
+        if call is not None:
+            call.state = after
+        return after
+
+    def _forget(self, id: int) -> None:
+        call = self._calls.pop(id, None)
+        if call is not None and call.ring:
+            call.queue.clear()  # data_to_send drops it from the line
+
+    def used(self, id: int, count: int) -> None:
+        """Tell the sender, now or with what follows, that *count* bytes of this call were taken."""
+        call = self._calls.get(id)
+        if call is None:
+            return
+        call.used += count
+        if call.used >= GRANT:
+            self._control.append(Credit(id, call.used))
+            call.used = 0
+
+    # ---- sending
+
+    def control(self, frame: Frame) -> None:
+        """Send a frame that never waits for room."""
+        if frame.id:
+            self._move(frame, self.role)
+        elif not isinstance(frame, Hello) and type(frame) not in LINK_FRAMES[self.role]:
+            raise WireError("%r is not for the %s to say" % (frame, self.role))
+        self._control.append(frame)
+
+    def call(self, id: int, session: int, payload: bytes, deadline: "Optional[float]") -> None:
+        """Send a call.  *deadline*, by the clock of data_to_send, becomes seconds left when the bytes are handed out."""
+        if len(payload) > self.max_payload:
+            raise ValueError("%d bytes of arguments; max_payload is %d" % (len(payload), self.max_payload))
+        if len(payload) <= SMALL:
+            self._start(Call(id, 0, session, payload), deadline)
+        else:
+            self._start(Begin(id, 0, session), deadline)
+            self._enqueue(self._calls[id], _Body(id, payload, Data))
+
+    def _start(self, frame: Frame, deadline: "Optional[float]") -> None:
+        self._move(frame, self.role)
+        self._small.append((frame, deadline))
+
+    def end(self, id: int, verdict: int, detail: int = 0, payload: bytes = b"") -> None:
+        """Send a call's terminal frame, behind what it has written."""
+        call = self._calls[id]
+        while len(payload) > SMALL:
+            self._enqueue(call, Data(id, 0, 0, payload[:CHUNK]))
+            payload = payload[CHUNK:]
+        frame = End(id, verdict, detail, payload)
+        if call.queue:
+            self._enqueue(call, frame)
+        else:
+            self._move(frame, self.role)
+            self._small.append((frame, None))
+
+    def drop(self, id: int) -> bool:
+        """Forget the part of this call's payload that has not left yet; what it printed stays.
+
+        Returns:
+          Whether there was any.  If so, an End behind it is forgotten too: it would not be true.
+        """
+        call = self._calls.get(id)
+        if call is None:
+            return False
+        torn = any(isinstance(item, (_Body, Data)) for item in call.queue)
+        if torn:
+            call.queue = deque(item for item in call.queue if not isinstance(item, (_Body, Data, End)))
+            call.queued = sum(_size(item) for item in call.queue)
+        return torn
+
+    def bulk(self, frame: Frame) -> None:
+        """Send Data, Output or Modules, behind what this call has sent before."""
+        call = self._calls[frame.id] if frame.id else self._link_bulk
+        self._enqueue(call, frame)
+
+    def modules(self, bundle: bytes) -> None:
+        """Send a bundle of modules."""
+        self._enqueue(self._link_bulk, _Body(0, bundle, Modules))
+
+    def withdraw(self, id: int) -> bool:
+        """Take back a call of which nothing has left yet; False if it is too late for that."""
+        for index, (frame, _) in enumerate(self._small):
+            if frame.id == id and isinstance(frame, (Call, Begin)):
+                del self._small[index]
+                self._forget(id)
+                return True
+        return False
+
+    def is_open(self, id: int) -> bool:
+        """Whether this call has not ended."""
+        return id in self._calls
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether every call has ended and all that there was to say has been handed out."""
+        return not (self._calls or self._control or self._small or self._link_bulk.queue)
+
+    def pending(self, id: int) -> int:
+        """Bytes of this call (0: of no call) that wait to be sent."""
+        call = self._calls.get(id) if id else self._link_bulk
+        return call.queued if call is not None else 0
+
+    def _enqueue(self, call: _Call, item: "Union[Frame, _Body]") -> None:
+        call.queue.append(item)
+        call.queued += _size(item)
+        self._line_up(call)
+
+    def _line_up(self, call: _Call) -> None:
+        if call.queue and call.credit > 0 and not call.ring:
+            call.ring = True
+            self._ring.append(call)
+
+    def data_to_send(self, now: float) -> "List[bytes]":
+        """The next bytes for the pipe, in pieces; empty when there is nothing that may go now."""
+        out: "List[bytes]" = []
+        while self._control:
+            out.append(frames.encode(self._control.popleft()))
+        size = sum(map(len, out))
+        while self._small and size < BATCH:
+            frame, deadline = self._small.popleft()
+            if deadline is not None:
+                frame = type(frame)(frame.id, frames.milliseconds(deadline - now), frame[2], frame.payload)
+            elif isinstance(frame, (Call, Begin)):
+                frame = type(frame)(frame.id, frames.NEVER, frame[2], frame.payload)
+            out.append(frames.encode(frame))
+            size += len(out[-1])
+        while self._ring and size < BATCH and self.window.room > 0:
+            call = self._ring.popleft()
+            call.ring = False
+            encoded = self._next_of(call, now)
+            if encoded:
+                out.append(encoded)
+                size += len(encoded)
+            self._line_up(call)
+        self.bytes_sent += size
+        return out
+
+    def _next_of(self, call: _Call, now: float) -> bytes:
+        if not call.queue:
+            return b""  # it ended while it stood in line
+        item = call.queue[0]
+        if isinstance(item, _Body):
+            frame = item.take(min(CHUNK, call.credit, self.window.room))
+            if not item.left:
+                call.queue.popleft()
+        else:
+            frame = item
+            call.queue.popleft()
+        size = len(frame.payload)
+        call.queued -= size
+        if isinstance(frame, End):
+            self._move(frame, self.role)
+        elif isinstance(frame, Data):
+            call.credit -= size
+            if self.role == CONTROLLER:
+                self._move(frame, self.role)
+        if isinstance(frame, BULK):
+            self.window.sent(size, now)
+        return frames.encode(frame)

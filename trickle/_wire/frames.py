@@ -1,0 +1,274 @@
+"""The frames of the wire, as types, and their bytes.  Who may say what, and when, is connection.py's job.
+
+Every frame is one msgpack array of five: kind, id, two numbers and the payload.  All of them are written in one
+fixed shape, so that the far end, which has no msgpack, reads and writes them with a single ``struct``.
+"""
+
+import operator
+import struct
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Dict, List, Tuple, Type
+
+VERSION = 1
+CHUNK = 64 * 1024  # bytes of payload in one frame at the most: what a pipe holds, and what a control frame may wait for
+NEVER = 0xFFFFFFFF  # as a number of milliseconds: no deadline
+_LIMIT = 0xFFFFFFFF
+
+HEADER = struct.Struct(">BBBIBIBIBI")
+_ARRAY_OF_5, _UINT32, _BIN32 = 0x95, 0xCE, 0xC6
+
+
+class WireError(Exception):
+    """What the peer sent breaks the rules of the wire."""
+
+
+class Frame(tuple):  # type: ignore[type-arg]
+    """The base of all frames: id, two numbers whose names depend on the kind, and the payload."""
+
+    __slots__ = ()
+    kind = 0
+    fields = ("id", "_a", "_b", "payload")
+
+    id: int
+    payload: bytes
+
+    def __new__(cls, id: int = 0, a: int = 0, b: int = 0, payload: bytes = b"") -> "Frame":
+        return tuple.__new__(cls, (id, a, b, payload))
+
+    def __init_subclass__(cls) -> None:
+        for index, name in enumerate(cls.fields):
+            setattr(cls, name, property(operator.itemgetter(index)))
+        KINDS[cls.kind] = cls
+
+    def __repr__(self) -> str:
+        shown = ["%s=%d" % (name, self[i]) for i, name in enumerate(self.fields[:3]) if name[0] != "_"]
+        return "%s(%s)" % (type(self).__name__, ", ".join([*shown, "payload=<%d bytes>" % len(self[3])]))
+
+
+KINDS: "Dict[int, Type[Frame]]" = {}
+
+
+class Hello(Frame):
+    """The first frame each way: the wire's version; from the agent also what it is, as ``name=value`` lines."""
+
+    __slots__ = ()
+    kind = 1
+    fields = ("id", "version", "_b", "payload")
+    version: int
+
+
+class Call(Frame):
+    """Run what the payload holds.  The milliseconds left are counted when the frame is written."""
+
+    __slots__ = ()
+    kind = 2
+    fields = ("id", "timeout_ms", "session", "payload")
+    timeout_ms: int
+    session: int
+
+
+class Begin(Frame):
+    """A call whose payload is too large for one frame: it follows in Data frames."""
+
+    __slots__ = ()
+    kind = 3
+    fields = ("id", "timeout_ms", "session", "payload")
+    timeout_ms: int
+    session: int
+
+
+class Data(Frame):
+    """A part of a large payload, of the call's arguments or of its result."""
+
+    __slots__ = ()
+    kind = 4
+    fields = ("id", "last", "_b", "payload")
+    last: int
+
+
+class Cancel(Frame):
+    """End this call: ask, and after the grace period kill.  The payload is the reason, for people."""
+
+    __slots__ = ()
+    kind = 5
+    fields = ("id", "grace_ms", "cause", "payload")
+    grace_ms: int
+    cause: int
+
+
+class Renew(Frame):
+    """The call's scope was given another deadline."""
+
+    __slots__ = ()
+    kind = 6
+    fields = ("id", "timeout_ms", "_b", "payload")
+    timeout_ms: int
+
+
+class Session(Frame):
+    """Pin a worker; the calls that name this id run there.  Cancel ends it."""
+
+    __slots__ = ()
+    kind = 7
+
+
+class Credit(Frame):
+    """The receiver has room for so many more bytes of this call."""
+
+    __slots__ = ()
+    kind = 8
+    fields = ("id", "size", "_b", "payload")
+    size: int
+
+
+class Ack(Frame):
+    """So many bytes of bulk have come out of the pipe."""
+
+    __slots__ = ()
+    kind = 9
+    fields = ("id", "size", "_b", "payload")
+    size: int
+
+
+class Ping(Frame):
+    """Still here."""
+
+    __slots__ = ()
+    kind = 10
+
+
+class Modules(Frame):
+    """A part of a bundle of modules; the number is 1 in the last part."""
+
+    __slots__ = ()
+    kind = 11
+    fields = ("id", "last", "_b", "payload")
+    last: int
+
+
+class Ask(Frame):
+    """A worker that has seen so many bundles needs the module that the payload names."""
+
+    __slots__ = ()
+    kind = 12
+    fields = ("id", "bundles", "_b", "payload")
+    bundles: int
+
+
+class Output(Frame):
+    """Whole lines that a call wrote to stream 1 or 2."""
+
+    __slots__ = ()
+    kind = 13
+    fields = ("id", "stream", "_b", "payload")
+    stream: int
+
+
+class Record(Frame):
+    """A logging record of the call: its level, and the logger's name and the message with a NUL between them."""
+
+    __slots__ = ()
+    kind = 14
+    fields = ("id", "level", "_b", "payload")
+    level: int
+
+
+class End(Frame):
+    """How a call ended: a verdict, a number that explains it, and what is left of the result or error."""
+
+    __slots__ = ()
+    kind = 15
+    fields = ("id", "verdict", "detail", "payload")
+    verdict: int
+    detail: int
+
+
+class Close(Frame):
+    """Finish: end every call by the ladder, then exit."""
+
+    __slots__ = ()
+    kind = 16
+    fields = ("id", "grace_ms", "_b", "payload")
+    grace_ms: int
+
+
+class Note(Frame):
+    """Something for the controller's log that the agent itself says, with a level as logging has them."""
+
+    __slots__ = ()
+    kind = 17
+    fields = ("id", "level", "_b", "payload")
+    level: int
+
+
+# Verdicts, as End carries them.
+RETURNED, RAISED, CANCELLED, KILLED, NEVER_STARTED, DIED, UNKILLABLE = range(1, 8)
+VERDICTS = {
+    RETURNED: "returned",
+    RAISED: "raised",
+    CANCELLED: "cancelled",
+    KILLED: "killed",
+    NEVER_STARTED: "never started",
+    DIED: "died",
+    UNKILLABLE: "unkillable",
+}
+
+# What a Cancel was for.
+BY_CALLER, BY_DEADLINE = range(2)
+
+
+def encode(frame: Frame) -> bytes:
+    """The frame's bytes, a msgpack array of five."""
+    id, a, b, payload = frame
+    return HEADER.pack(_ARRAY_OF_5, frame.kind, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, len(payload)) + payload
+
+
+def milliseconds(seconds: float) -> int:
+    """Seconds as a number that fits a frame: never less than 0, and NEVER for what does not fit."""
+    if seconds >= NEVER / 1000:
+        return NEVER
+    return max(0, int(seconds * 1000))
+
+
+class Decoder:
+    """Cuts a stream of bytes into raw frames, in the one shape that ``encode`` writes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> "List[Tuple[int, int, int, int, bytes]]":
+        """The frames (kind, id, a, b, payload) that *data* completes."""
+        if self._rest:
+            data = self._rest + data
+        found = []
+        start, end, header = 0, len(data), HEADER.size
+        while end - start >= header:
+            array, kind, id_type, id, a_type, a, b_type, b, payload_type, size = HEADER.unpack_from(data, start)
+            if (array, id_type, a_type, b_type, payload_type) != (
+                _ARRAY_OF_5,
+                _UINT32,
+                _UINT32,
+                _UINT32,
+                _BIN32,
+            ):
+                raise WireError("not a frame: %r" % data[start : start + header])
+            if size > CHUNK:
+                raise WireError("a frame of %d bytes; %d is the most" % (size, CHUNK))
+            stop = start + header + size
+            if stop > end:
+                break
+            found.append((kind, id, a, b, data[start + header : stop]))
+            start = stop
+        self._rest = data[start:]
+        return found
+
+
+def frame_of(kind: int, id: int, a: int, b: int, payload: bytes) -> Frame:
+    """The raw frame as its type."""
+    if kind not in KINDS:
+        raise WireError("a frame of unknown kind %d" % kind)
+    if not (0 <= id <= _LIMIT and 0 <= a <= _LIMIT and 0 <= b <= _LIMIT and len(payload) <= CHUNK):
+        raise WireError("a frame with a number or a payload that is too large")
+    return KINDS[kind](id, a, b, payload)

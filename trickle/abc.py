@@ -1,0 +1,81 @@
+"""The base class of tunnels, for people who write their own."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+__all__ = ["Tunnel", "join_words"]
+
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
+_UNQUOTABLE = re.compile(r"[\\!\n\r\0]")
+
+
+def join_words(words: Iterable[str]) -> str:
+    """One command line that sh, dash, bash, zsh, csh and fish all read as these words.
+
+    Raises:
+      ValueError: a word has a backslash, an exclamation mark or a line end, which no quoting carries through all
+        of these shells.
+    """
+    return " ".join(word if _PLAIN_WORD.fullmatch(word) else _quoted(word) for word in words)
+
+
+def _quoted(word: str) -> str:
+    if _UNQUOTABLE.search(word):
+        raise ValueError(
+            f"{word!r} cannot be passed through every login shell: leave out backslashes, '!' and newlines"
+        )
+    return shlex.quote(word)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tunnel(abc.ABC):
+    """How to reach a Python: frozen, hashable data without I/O.
+
+    A tunnel of your own is a frozen dataclass that says in ``wrap`` how a command gets to where it should run.
+
+    Args:
+      name: what the host is called in results, output and errors; unique in a group.
+      python: path of the Python to use over there; by default the first of ``python3``,
+        ``/usr/libexec/platform-python`` and ``python`` that is 3.6 or later.
+      python_version: the far Python's version, when you know it: saves a round trip for what depends on it.
+      trust: ``"data"`` reads results as plain data only; ``"full"`` unpickles whatever that host sends, which lets
+        it run code here.
+      via: another tunnel that this one's command is run through.
+    """
+
+    name: str | None = None
+    python: str | None = None
+    python_version: tuple[int, int] | None = None
+    trust: Literal["data", "full"] = "data"
+    via: Tunnel | None = None
+
+    def __post_init__(self) -> None:
+        if self.python is not None and not _PLAIN_WORD.fullmatch(self.python):
+            raise ValueError(f"python={self.python!r}: only letters, digits and _./:=,@%+- can be passed on safely")
+        if self.trust not in ("data", "full"):
+            raise ValueError(f'trust={self.trust!r}: it is "data" or "full"')
+        if self.name is None:
+            object.__setattr__(self, "name", self.default_name())
+        if not self.name or not self.name.isprintable():
+            raise ValueError(f"name={self.name!r}: a host's name is a line of printable text")
+
+    @abc.abstractmethod
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """The command that runs *argv* over there with its stdin and stdout connected."""
+
+    def default_name(self) -> str:
+        """The name of a tunnel that was given none."""
+        return type(self).__name__.lower()
+
+    def answers(self, nonce: str) -> Mapping[str, str]:
+        """Secrets that this tunnel's command asks for: the prompt, made with *nonce*, and what to answer."""
+        return {}
+
+    def _through(self, argv: Sequence[str]) -> tuple[str, ...]:
+        return self.via.wrap(argv) if self.via is not None else tuple(argv)

@@ -1,0 +1,55 @@
+"""What functions that run on a host may use: is this call still wanted, how long has it, where am I.
+
+All of it is harmless on the controller, so that the same function can be called here.
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Optional
+
+__all__ = ["CallCancelled", "check_cancelled", "host_name", "time_left"]
+
+#: The name of the host that this code runs on, as the controller calls it; None on the controller.
+host_name: "Optional[str]" = None
+
+_NEVER = float("inf")
+
+
+class CallCancelled(BaseException):
+    """Raised in the main thread of a call that the controller no longer wants.
+
+    Clean up and let it pass: after the grace period everything that the call started is killed.
+
+    Attributes:
+      reason: what the controller gave as the reason, or None.
+    """
+
+    def __init__(self, reason: "Optional[str]" = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason or "the controller cancelled this call"
+
+
+class _Here:
+    """The controller, where no call can be cancelled from afar.  Over there the worker takes this place."""
+
+    def check_cancelled(self) -> None:
+        pass
+
+    def time_left(self) -> float:
+        return _NEVER
+
+
+_runner = _Here()
+
+
+def check_cancelled() -> None:
+    """Raise CallCancelled if this call has been cancelled; cheap, for loops in threads of the call's own."""
+    _runner.check_cancelled()
+
+
+def time_left() -> float:
+    """Seconds until this call's deadline, as far as this host knows it; ``math.inf`` if it has none."""
+    return _runner.time_left()
