@@ -35,7 +35,7 @@ async def main() -> None:
             case trickle.Failure(trickle.CallTimeout() as error):
                 print(f"{name}: timed out ({error.verdict})")
             case trickle.Failure(error):
-                print(f"{name}: failed, with a {type(error).__name__}: {error}")
+                print(error)  # every message begins with the host's name
 
 
 if __name__ == "__main__":

@@ -136,9 +136,11 @@ class Broker:
             self._receive(received)
             if not self._read_controller():
                 return
-        while not self._finished():
+        while True:
             self._act()
             self._flush()
+            if self._finished():
+                return
             for fd, _ in self._poll():
                 if fd == 0:
                     if not self._read_controller():

@@ -25,7 +25,8 @@ MAX_NAME = 255  # the controller gives up on a host that asks for longer names
 NEVER_ASKED = frozenset(("trickle", "__main__", "__mp_main__", "sitecustomize", "usercustomize"))
 # The standard library tries these, and does without (copy: org.python, for Jython).  A question for one would
 # cost a round trip and find nothing.
-TRIED_BY_LIBRARY = frozenset("_dbm _hashlib _winapi _wmi contextvars java msvcrt nt org winreg".split())
+TRIED_BY_LIBRARY = frozenset(("_dbm", "_hashlib", "_winapi", "_wmi", "contextvars", "java", "msvcrt", "nt"))
+TRIED_BY_LIBRARY |= {"org", "winreg"}
 
 
 class Importer:
