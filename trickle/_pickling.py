@@ -4,6 +4,7 @@ What can be imported goes by reference.  The rest goes as source: functions and 
 lambdas, closures.  Which modules the host then needs is reported, not sent.
 """
 
+import builtins
 import io
 import marshal
 import pickle
@@ -185,14 +186,16 @@ class _Pickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         """How *obj* is pickled, where that is not the usual way."""
         if isinstance(obj, FunctionType):
-            return self._by_name(obj) or self._function_by_value(obj)
+            reference = self._by_name(obj)
+            return self._function_by_value(obj) if reference is None else reference
         if isinstance(obj, ModuleType):
             return self._module(obj)
         if isinstance(obj, CellType):
             return functions.make_cell, ()
         # Most objects have __module__ from their class; those with one of their own may be pickled by name.
         if isinstance(obj, type) or getattr(obj, "__module__", None) != type(obj).__module__:
-            return self._by_name(obj) or NotImplemented
+            reference = self._by_name(obj)
+            return NotImplemented if reference is None else reference
         return NotImplemented
 
     def _by_name(self, obj: Any) -> Any:
@@ -268,9 +271,9 @@ class _Pickler(pickle.Pickler):
                 for name in used:
                     self._call.need(name)
                 return module, {}
-            if _is_importable(module):
+            if _is_importable(module) and not _needs_nothing_of(module, names):
                 return module, {}
-        # Executed by exec() or runpy: the functions from there share a namespace over there, too.
+        # Functions that exec() or runpy defined share a namespace over there, too.
         namespace = self._namespaces.setdefault(id(module_globals), _Reduced(functions.make_namespace, module_name))
         return namespace, {name: module_globals[name] for name in used if name in module_globals}
 
@@ -285,6 +288,31 @@ def _place_of(obj: Any) -> tuple[str, str]:
     if module is None or not (module_name == "__main__" or _is_importable(module)):
         return "", ""
     return (module_name, qualname) if _attribute_of(module_name, qualname) is obj else ("", "")
+
+
+def _needs_nothing_of(module: ModuleType, names: NamesUsed) -> bool:
+    """Whether code from *module* uses only builtins and what can be imported from elsewhere.
+
+    Then its module need not be sent, with all that it imports in turn.
+    """
+    if any(level for _, level in names.imports):
+        return False  # relative
+    for name in names.before | names.after:
+        is_known = name in vars(module)
+        if name in _LOOK_AROUND or not (is_known or hasattr(builtins, name)):
+            return False
+        if is_known and not _is_from_elsewhere(vars(module)[name], module):
+            return False
+    return True
+
+
+_LOOK_AROUND = {"eval", "exec", "globals", "locals", "vars"}  # code that calls these may use any global
+
+
+def _is_from_elsewhere(value: object, module: ModuleType) -> bool:
+    home = value.__name__ if isinstance(value, ModuleType) else _place_of(value)[0]
+    # Over there, trickle is something else.
+    return home not in ("", "__main__", module.__name__) and home.partition(".")[0] != "trickle"
 
 
 def _is_importable(module: ModuleType) -> bool:

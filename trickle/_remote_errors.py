@@ -12,8 +12,8 @@ import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from ._exceptions import RemoteError, UnsafeResult
-from ._unpickling import loads
+from trickle._exceptions import RemoteError, UnsafeResult
+from trickle._unpickling import loads
 
 ExceptionT = TypeVar("ExceptionT", bound=Exception)
 Members = tuple[tuple[type, str, Any], ...]  # class, name, value

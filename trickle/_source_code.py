@@ -52,6 +52,8 @@ def snippet_of_function(code: CodeType, module_globals: dict[str, Any]) -> Snipp
 
 def snippet_of_statement(name: str, value: Any) -> Snippet | None:
     """The statement of the script that makes *name* what it is; None if *value* is rather sent as data."""
+    if isinstance(value, FunctionType | type) and value.__module__ != "__main__":
+        return None
     for filename in _files_of(value):
         file = source_file(filename, vars(sys.modules["__main__"]))
         node = _defining_statement(file.bindings(name), name, value) if file else None
@@ -97,7 +99,7 @@ def _names_in(code: CodeType) -> tuple[set[str], set[tuple[str, int]]]:
         opname, argument = instruction.opname, instruction.argval
         if opname == "STORE_NAME":
             stored.add(argument)
-        elif opname == "LOAD_GLOBAL" or (opname.startswith(_LOADS) and argument not in stored):
+        elif opname in ("LOAD_GLOBAL", "STORE_GLOBAL") or (opname.startswith(_LOADS) and argument not in stored):
             loaded.add(argument)
         elif opname == "IMPORT_NAME":
             imports.add((argument, level))
@@ -229,10 +231,9 @@ def _command_line_program() -> str:
 
 def _files_of(value: Any) -> Iterator[str]:
     """The files in which the script may have defined *value*, the likeliest first."""
-    codes = [getattr(inspect.unwrap(value), "__code__", None)] if callable(value) else []
-    if isinstance(value, type):
-        codes = [member.__code__ for member in vars(value).values() if isinstance(member, FunctionType)]
-    seen = dict.fromkeys(code.co_filename for code in codes if isinstance(code, CodeType))
+    members = vars(value).values() if isinstance(value, type) else [value]
+    functions = [inspect.unwrap(member) for member in members if isinstance(member, FunctionType)]
+    seen = dict.fromkeys(function.__code__.co_filename for function in functions)
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is None:  # python -c, or cells of an interactive session, the newest first
         cells = [name for name, entry in linecache.cache.items() if len(entry) == 4 and entry[1] is None]

@@ -6,10 +6,10 @@ it gets to see only what has been checked, in up to three steps:
 1. *Scan*: every opcode must be one that CPython's pickler writes at protocol 4 or 5.  Gone with the others:
    PUT (nine bytes of it take 8 GiB), the extension registry, persistent ids, integers as text.
 2. *Rehearse*, where a pickle could do harm with the opcodes that are left: it is read with stand-ins in place
-   of dicts, sets and all that constructors make.  Needed because hashing cannot be interrupted or observed:
-   100 kB of nested tuples overflow the stack when they become a key, a tuple of tuples of one tuple
-   takes for ever, and integers chosen to collide take quadratic time.  And because BUILD and SETITEM reach
-   into whatever object they are given.
+   of tuples, of large integers and texts, and of all that constructors make.  Needed because hashing cannot be
+   interrupted: 200 kB of nested tuples overflow the stack when they become a key, a tuple of two tuples of two
+   tuples and so on takes for ever, integers chosen to collide take quadratic time; stand-ins keep account.
+   And because BUILD and SETITEM reach into whatever object they are given; stand-ins refuse.
 3. *Load*, with constructors of ours in place of classes: they check the types and sizes of their arguments.
 """
 
@@ -26,8 +26,10 @@ import ipaddress
 import pathlib
 import pickle
 import re
+import struct
 import sys
 import threading
+import types
 import uuid
 import weakref
 import zoneinfo
@@ -35,21 +37,23 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, NoReturn
 
-from ._exceptions import UnsafeResult
-from ._fence import memory_fence
+from trickle._exceptions import UnsafeResult
+from trickle._fence import memory_fence
 
 Name = tuple[str, str]  # a class's module and qualified name
 
-FENCED_SIZE: Final = 256 * 1024  # bytes; what is smaller cannot take more than the fence's 64 MiB: a set is
-# one byte here and 224 in memory
+# Bytes; what is smaller cannot take more than the fence's 64 MiB: an empty set is one byte, and 224 in memory.
+FENCED_SIZE: Final = 256 * 1024
 WORK_PER_BYTE: Final = 8  # that constructors and hashing may do: an honest pickle has its data once
 SPARE_WORK: Final = 64 * 1024
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
 MAX_DEPTH: Final = 100  # of tuples in a key
+SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
 MAX_COLLISIONS: Final = 1000  # of keys with the same hash, by pure chance there are none
 MAX_NESTABLE: Final = 10_000  # deques and defaultdicts: nested ones overflow the stack when they are freed
 MAX_BITS: Final = 16 * 1024  # of an integer in a fraction or range: their arithmetic is quadratic
 MAX_DIGITS: Final = 16 * 1024
+MAX_PATH: Final = 64 * 1024
 
 
 class _Refused(Exception):
@@ -78,6 +82,8 @@ def loads(
             return _load(data, allowed)
     except _Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
+    except MemoryError:
+        raise UnsafeResult(f"{host}: the result was refused: it would take too much memory", host=host) from None
     except Exception as exc:
         raise UnsafeResult(
             f"{host}: the result cannot be read: {_printable(type(exc).__name__)}: {_printable(exc)}",
@@ -104,7 +110,7 @@ def _load(data: bytes, allowed: Mapping[Name, type]) -> object:
 def _load_checked(data: bytes, allowed: Mapping[Name, type]) -> object:
     found = _scan(data)
     if (found & _KEYS and found & _COSTLY) or found & _STATES or (found & _CLASSES and allowed):
-        _Rehearsal(data, allowed).run()
+        _rehearse(data, allowed)
     unpickler = _RestrictedUnpickler(data, allowed)
     result = unpickler.load()
     unpickler.refuse_classes_as_values()
@@ -205,6 +211,8 @@ _LENGTH_BYTES: Final = {  # of the opcodes whose arguments are of any length
     **dict.fromkeys(b"\x8d\x8e\x96", 8),  # BINUNICODE8, BINBYTES8, BYTEARRAY8
 }
 _LONGS: Final = b"\x8a\x8b"
+_TEXTS: Final = b"X\x8d"
+_BYTEARRAY: Final = 0x96
 _STOP: Final = ord(".")
 
 
@@ -254,43 +262,55 @@ def _skip_long(data: bytes, start: int) -> int:
 
 
 @functools.cache
-def _unchanged() -> re.Pattern[bytes]:
-    """Return a pattern for as many opcodes as there are that a rehearsal needs no stand-ins for."""
-    patterns = [_HARMLESS, rb"[su\x90\x93b]++", _PATTERNS[_COSTLY]]
-    return re.compile(b"(?:" + b"|".join(patterns) + b")*+", re.DOTALL)
+def _pieces() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
+    """Return patterns for opcodes up to one that makes a tuple, for such a piece or the rest, and for many."""
+    makes_tuple = rb"[t\x85\x86\x87]"
+    others = b"(?:" + b"|".join([_HARMLESS, _MAKES_DICTS, rb"[su\x90\x93b]++"]) + b")"
+    piece = others + b"*+" + makes_tuple
+    return (
+        re.compile(piece, re.DOTALL),
+        re.compile(piece + b"|" + others + b"++", re.DOTALL),
+        re.compile(b"(?:" + others + b"|" + makes_tuple + b")*+", re.DOTALL),
+    )
 
 
-# A persistent id, which the scan lets no host write, asks for a stand-in.
-_REPLACEMENTS: Final = {
-    ord("}"): b"NQ",  # EMPTY_DICT: persistent_load(None)
-    0x8F: b"\x88Q",  # EMPTY_SET: persistent_load(True)
-    0x91: b"l\x89\x86Q",  # FROZENSET: persistent_load((items, False))
-}
-_FRAME: Final = 0x95  # its length no longer holds
-_FRAME_SIZE: Final = 9
+_ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
+_FROZENSET: Final = 0x91
+_TUPLE_OF_IT: Final = b"\x85"
+_CALL_IT: Final = b"\x85R"
 
 
 def _with_stand_ins(data: bytes) -> bytes:
-    """Return *data*, which has been scanned, with requests for stand-ins where it makes dicts and sets."""
-    unchanged = _unchanged()
-    pieces = [data[:2]]
+    """Return *data*, which has been scanned, with requests for stand-ins for what is costly as a key."""
+    up_to_tuple, piece, run = _pieces()
+    written = [data[:2]]
     position = 2
     while True:
-        start = position
-        position = unchanged.match(data, start).end()  # type: ignore[union-attr]
-        opcode = data[position]
-        if opcode == _FRAME:
-            pieces.append(data[start:position])
-            position += _FRAME_SIZE
-        elif opcode in _REPLACEMENTS:
-            pieces += (data[start:position], _REPLACEMENTS[opcode])
+        end = run.match(data, position).end()  # type: ignore[union-attr]
+        pieces = piece.findall(data, position, end)
+        written.append(_ASK.join(pieces))
+        if pieces and up_to_tuple.fullmatch(pieces[-1]):
+            written.append(_ASK)
+        position, start = end, end
+        if data[position] == _STOP:
+            written.append(data[position:])
+            return b"".join(written)
+        if data[position] == _FROZENSET:
             position += 1
-        elif opcode == _STOP:
-            pieces.append(data[start:])
-            return b"".join(pieces)
+            written += (data[start:position], _TUPLE_OF_IT, _ASK)
         else:
             position = _skip_long(data, position)
-            pieces.append(data[start:position])
+            kind = _kind_of_key(data[start], position - start)
+            written += (kind, data[start:position], _CALL_IT) if kind else (data[start:position],)
+
+
+def _kind_of_key(opcode: int, size: int) -> bytes:
+    """Return opcodes for the class that stands in for a value of any length, if it needs one as a key."""
+    if opcode in _LONGS:
+        return b"\x8c\x00\x8c\x07integer\x93"
+    if size <= LONG_TEXT or opcode == _BYTEARRAY:
+        return b""
+    return b"\x8c\x00\x8c\x04text\x93" if opcode in _TEXTS else b"\x8c\x00\x8c\x05bytes\x93"
 
 
 class _Budget:
@@ -313,96 +333,203 @@ class _Budget:
             raise _Refused(f"it has more than {MAX_NESTABLE} deques and defaultdicts")
 
 
-def _refuse_state(self: object, state: object) -> NoReturn:
+class _Known(NamedTuple):
+    """What is known of a tuple that was hashed."""
+
+    value: tuple[Any, ...]  # kept, so that no other gets its id()
+    hash: int
+    weight: int  # how much there is to hash
+    depth: int
+
+
+_FLAT_ITEMS: Final = frozenset({type(None), bool, int, float, str, bytes})  # the long ones have stand-ins
+
+
+class _Ledger:
+    """Keeps account of what is hashed in one rehearsal."""
+
+    def __init__(self, size: int) -> None:
+        self.budget = _Budget(size)
+        self._known: dict[int, _Known] = {}
+        self._by_hash: dict[int, object] = {}
+        self._collisions = 0
+        self._depth = 0
+
+    def hash_tuple(self, value: tuple[Any, ...]) -> int:
+        if len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
+            self.budget.charge(len(value))
+            value_hash = tuple.__hash__(value)
+            self.count_collision(value, value_hash)
+            return value_hash
+        known = self._known.get(id(value)) or self._look_into(value)
+        self.budget.charge(known.weight)
+        return known.hash
+
+    def _look_into(self, value: tuple[Any, ...]) -> _Known:
+        weight, depth = 1 + len(value), 0
+        self._depth += 1
+        for item in value:
+            if type(item) is _KeyTuple:
+                if self._depth > MAX_DEPTH:
+                    raise _Refused("it has a key of tuples nested too deeply")
+                known = self._known.get(id(item)) or self._look_into(item)
+                weight += known.weight
+                depth = max(depth, known.depth)
+            elif type(item) is frozenset:
+                weight += len(item)  # to compare two takes as long as that; to hash one does not
+            elif type(item) in _WEIGHED:
+                weight += item.weight()
+        self._depth -= 1
+        if depth >= MAX_DEPTH:
+            raise _Refused("it has a key of tuples nested too deeply")
+        self.budget.charge(weight)
+        known = _Known(value, tuple.__hash__(value), weight, depth + 1)
+        self._known[id(value)] = known
+        self.count_collision(value, known.hash)
+        return known
+
+    def count_collision(self, value: object, value_hash: int) -> None:
+        first = self._by_hash.setdefault(value_hash, value)
+        if first is not value and first != value:
+            self._collisions += 1
+            if self._collisions > MAX_COLLISIONS:
+                raise _Refused("it has too many keys with the same hash")
+
+
+_ledger = _Ledger(0)  # of the rehearsal that is on; there is one at a time, see _exclusively
+
+
+class _KeyTuple(tuple[Any, ...]):
+    """Stands in for a tuple, or for a frozenset that is its one item."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return _ledger.hash_tuple(self)
+
+
+class _KeyInteger(int):
+    """Stands in for an integer whose hash may have been chosen."""
+
+    __slots__ = ()
+
+    def weight(self) -> int:
+        return self.bit_length() // 512
+
+    def __hash__(self) -> int:
+        _ledger.budget.charge(self.weight())
+        value_hash = int.__hash__(self)
+        _ledger.count_collision(self, value_hash)
+        return value_hash
+
+
+class _KeyText(str):
+    """Stands in for a long text, which is hashed once and compared often."""
+
+    __slots__ = ()
+
+    def weight(self) -> int:
+        return len(self) // 512
+
+    def __hash__(self) -> int:
+        _ledger.budget.charge(self.weight())
+        return str.__hash__(self)
+
+
+class _KeyBytes(bytes):
+    """Stands in for long bytes, which are hashed once and compared often."""
+
+    __slots__ = ()
+
+    def weight(self) -> int:
+        return len(self) // 512
+
+    def __hash__(self) -> int:
+        _ledger.budget.charge(self.weight())
+        return bytes.__hash__(self)
+
+
+_WEIGHED: Final = frozenset({_KeyInteger, _KeyText, _KeyBytes})
+_KEY_CLASSES: Final = {"integer": _KeyInteger, "text": _KeyText, "bytes": _KeyBytes}
+_ORIGINALS: Final[Mapping[type, type]] = {_KeyTuple: tuple, _KeyInteger: int, _KeyText: str, _KeyBytes: bytes}
+
+
+def _refuse_state(*args: object) -> NoReturn:
     raise _Refused("it sets the state of an object that has none")
 
 
-class _RehearsedDict(dict[Any, Any]):
-    """Stands in for a dict.  Looks at the keys, and keeps nothing."""
+class _RehearsedType(type):
+    """Refuses to have its classes changed: they serve every rehearsal."""
 
-    __slots__ = ("check_key",)
     __setstate__ = _refuse_state
 
-    def __init__(self, check_key: Callable[[object], None]) -> None:
-        self.check_key = check_key
 
-    def __setitem__(self, key: object, value: object) -> None:
-        if type(key) is not str or len(key) > LONG_TEXT:  # asked here, too, because it is what most keys are
-            self.check_key(key)
+class _RehearsedValue(Exception, metaclass=_RehearsedType):
+    """Stands in for an immutable value that a constructor makes.  It is made if it becomes a key.
 
+    An exception, because nothing else in Python takes and keeps any arguments as fast.
+    """
 
-class _RehearsedSet:
-    """Stands in for a set.  Looks at the items, and keeps nothing."""
-
-    __slots__ = ("add",)
+    __slots__ = ("value",)
     __setstate__ = _refuse_state
-    __hash__ = None  # type: ignore[assignment]
+    recipe: _Recipe
+    value: Any
 
-    def __init__(self, check_key: Callable[[object], None]) -> None:
-        self.add = check_key
+    def make(self) -> Any:
+        try:
+            return self.value
+        except AttributeError:
+            self.value = self.recipe.make(_ledger.budget, *map(_original, self.args))
+            return self.value
+
+    def __hash__(self) -> int:
+        value_hash = hash(self.make())
+        _ledger.budget.charge(sum(_size(arg) for arg in self.args) // 64)
+        _ledger.count_collision(self, value_hash)
+        return value_hash
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.make() == _original(other))
 
 
-class _RehearsedList:
+def _original(value: Any) -> Any:
+    """Return what *value* stands in for."""
+    if isinstance(value, _RehearsedValue):
+        return value.make()
+    original = _ORIGINALS.get(type(value))
+    return value if original is None else original(value)
+
+
+def _size(value: object) -> int:
+    if isinstance(value, int):
+        return value.bit_length() // 8
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
+class _RehearsedMapping(dict[Any, Any], metaclass=_RehearsedType):
+    """Stands in for what is like a dict and is made by a constructor."""
+
+    __slots__ = ()
+    __setstate__ = _refuse_state
+
+    def __init__(self, *args: object) -> None:
+        """Look at nothing."""
+
+
+class _RehearsedSequence(metaclass=_RehearsedType):
     """Stands in for what is like a list and is made by a constructor."""
 
     __slots__ = ()
     __setstate__ = _refuse_state
     __hash__ = None  # type: ignore[assignment]
 
+    def __init__(self, *args: object) -> None:
+        """Look at nothing."""
+
     def extend(self, items: object) -> None:
         """Keep nothing."""
 
     append = extend
-
-
-_NOT_MADE: Final = object()
-
-
-class _RehearsedValue:
-    """Stands in for an immutable value, which is made only if it becomes a key."""
-
-    __slots__ = ("args", "budget", "recipe", "value")
-    __setstate__ = _refuse_state
-
-    def __init__(self, recipe: _Recipe, budget: _Budget, args: tuple[Any, ...]) -> None:
-        self.recipe = recipe
-        self.budget = budget
-        self.args = args
-        self.value: Any = _NOT_MADE
-
-    def make(self) -> Any:
-        if self.value is _NOT_MADE:
-            args = (arg.make() if type(arg) is _RehearsedValue else arg for arg in self.args)
-            self.value = self.recipe.make(self.budget, *args)
-        return self.value
-
-    def weight(self) -> int:
-        return 1 + sum(_size(arg) for arg in self.args) // 64
-
-    def __hash__(self) -> int:
-        return hash(self.make())
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self.make() == (other.make() if type(other) is _RehearsedValue else other))
-
-
-def _size(value: object) -> int:
-    if type(value) is int:
-        return value.bit_length() // 8
-    return len(value) if type(value) in (str, bytes) else 0  # type: ignore[arg-type]
-
-
-class _RehearsedConstructor:
-    """Stands in for one of our constructors."""
-
-    __slots__ = ("make",)
-    __setstate__ = _refuse_state
-
-    def __init__(self, make: Callable[..., object]) -> None:
-        self.make = make
-
-    def __call__(self, *args: object) -> object:
-        return self.make(*args)
 
 
 class _RehearsedInstance:
@@ -422,12 +549,6 @@ class _RehearsedInstance:
     append = add = extend
 
 
-class _RehearsedType(type):
-    """Refuses to have its classes changed: they serve every rehearsal."""
-
-    __setstate__ = _refuse_state
-
-
 class _RehearsedClass(metaclass=_RehearsedType):
     """Stands in for a class that the program allowed.  Is one, because NEWOBJ takes nothing else."""
 
@@ -437,130 +558,93 @@ class _RehearsedClass(metaclass=_RehearsedType):
         return _RehearsedInstance()
 
 
+@functools.cache
+def _rehearsed(recipe: _Recipe) -> type:
+    """Return a class whose instances stand in for what *recipe* makes."""
+    if recipe.kind == "mapping":
+        return _RehearsedMapping
+    if recipe.kind == "sequence":
+        return _RehearsedSequence
+    return _RehearsedType("_RehearsedValue", (_RehearsedValue,), {"__slots__": (), "recipe": recipe})
+
+
+_REHEARSED_FACTORY: Final = _RehearsedSequence()  # not to be called
+
+
 class _Rehearsal(pickle.Unpickler):
     """Goes through a pickle without making anything that could do harm."""
 
-    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
-        super().__init__(io.BytesIO(_with_stand_ins(data)))
-        self._allowed = allowed
-        self._budget = _Budget(len(data))
-        self._weights: dict[int, tuple[int, tuple[Any, ...]]] = {}  # the tuple itself keeps its id() its own
-        self._by_hash: dict[int, object] = {}
-        self._collisions = 0
+    persistent_load = _KeyTuple
 
-    def run(self) -> None:
-        self.load()
+    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
+        super().__init__(io.BytesIO(_in_one_frame(_with_stand_ins(data))))
+        self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
+        if not module and name in _KEY_CLASSES:
+            return _KEY_CLASSES[name]
         recipe = _RECIPES.get((module, name))
         if recipe is not None:
-            return _RehearsedConstructor(functools.partial(self._make, recipe))
+            return _rehearsed(recipe)
+        if module == "builtins" and name in _FACTORIES:
+            return _REHEARSED_FACTORY
         if (module, name) in _SINGLETONS:
             return _SINGLETONS[module, name]
         if (module, name) in self._allowed:
             return _RehearsedClass
         _refuse_class(module, name)
 
-    def _make(self, recipe: _Recipe, *args: object) -> object:
-        if recipe.kind == "mapping":
-            return _RehearsedDict(self._check_key)
-        if recipe.kind == "sequence":
-            return _RehearsedList()
-        return _RehearsedValue(recipe, self._budget, args)
 
-    def persistent_load(self, request: Any) -> object:
-        if request is None:
-            return _RehearsedDict(self._check_key)
-        if request is True:
-            return _RehearsedSet(self._check_key)
-        items, _ = request
-        for item in items:
-            self._check_key(item)
-        return frozenset(items)
-
-    def _check_key(self, key: object) -> None:
-        """Refuse a key that takes long to hash, or whose hash was chosen to collide."""
-        kind = type(key)
-        if kind in _CHEAP_KEYS or (kind is int and -_BIG < key < _BIG):  # type: ignore[operator]
-            return
-        if kind is str and len(key) <= LONG_TEXT:  # type: ignore[arg-type]
-            return
-        if kind in (list, _RehearsedDict, _RehearsedSet, _RehearsedList):
-            raise _Refused("it has a key that cannot be hashed")
-        weight = self._weight(key, 0)
-        if kind is frozenset:
-            weight += len(key)  # type: ignore[arg-type]  # to compare two takes as long as that, to hash one does not
-        self._budget.charge(weight)
-        if kind not in (str, bytes):  # whose hashes nobody can predict
-            self._count_collisions(key)
-
-    def _count_collisions(self, key: object) -> None:
-        first = self._by_hash.setdefault(hash(key), key)
-        if first is not key and first != key:
-            self._collisions += 1
-            if self._collisions > MAX_COLLISIONS:
-                raise _Refused("it has too many keys with the same hash")
-
-    def _weight(self, value: Any, depth: int) -> int:
-        """Return how much there is to hash in *value*."""
-        kind = type(value)
-        if kind is int:
-            return 1 + int(value.bit_length()) // 512
-        if kind is str or kind is bytes:
-            return 1 + len(value) // 512  # hashed once and compared often
-        if kind is _RehearsedValue:
-            return int(value.weight())
-        if kind is not tuple:
-            return 1
-        known = self._weights.get(id(value))
-        if known is not None:
-            return known[0]
-        if depth == MAX_DEPTH:
-            raise _Refused("it has a key of tuples nested too deeply")
-        weight = len(value) + 1
-        for item in value:
-            if type(item) not in _CHEAP_KEYS:
-                weight += self._weight(item, depth + 1) - 1
-        self._weights[id(value)] = weight, value
-        return weight
-
-
-_CHEAP_KEYS: Final = frozenset({type(None), bool, float})
-_BIG: Final = 2**61 - 1  # hashes of integers are remainders of this
+def _rehearse(data: bytes, allowed: Mapping[Name, type]) -> None:
+    global _ledger
+    _ledger = _Ledger(len(data))
+    try:
+        _Rehearsal(data, allowed).load()
+    finally:
+        _ledger = _Ledger(0)  # lets go of what it knows
 
 
 # 3. Loading
 
 
-class _Constructor:
-    """Makes values by a recipe.  Has no attributes to be changed, and is no class to be made instances of."""
+def _in_one_frame(data: bytes) -> bytes:
+    """Return *data* with one frame around it all.
 
-    __slots__ = ("__weakref__", "_budget", "recipe")
+    Else a host could frame a part of an opcode, and CPython would go on reading elsewhere than we looked.
+    """
+    return data[:2] + b"\x95" + struct.pack("<Q", len(data) - 2) + data[2:]
 
-    def __init__(self, recipe: _Recipe, budget: _Budget) -> None:
-        self.recipe = recipe
-        self._budget = budget
 
-    def __call__(self, *args: Any) -> object:
-        return self.recipe.make(self._budget, *args)
+class _Factory:
+    """Stands for a builtin type as the factory of a defaultdict, and is good for nothing else."""
+
+    __slots__ = ("__weakref__", "cls")
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """Reads a pickle that was scanned and, where needed, rehearsed."""
+    """Reads a pickle that was scanned and, where it could do harm, rehearsed."""
 
     def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
-        super().__init__(io.BytesIO(data))
+        super().__init__(io.BytesIO(_in_one_frame(data)))
         self._allowed = allowed
         self._budget = _Budget(len(data))
-        self._given: list[tuple[Name, weakref.ref[_Constructor]]] = []
+        self._given: list[tuple[Name, weakref.ref[Any]]] = []
         self._references: dict[Name, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         recipe = _RECIPES.get((module, name))
         if recipe is not None:
-            constructor = _Constructor(recipe, self._budget)
+            # A method: nothing calls one faster, it has no attributes to be set, and is no class.
+            constructor = types.MethodType(recipe.make, self._budget)
             self._given.append(((module, name), weakref.ref(constructor)))
             return constructor
+        if module == "builtins" and name in _FACTORIES:
+            factory = _Factory(_FACTORIES[name])
+            self._given.append(((module, name), weakref.ref(factory)))
+            return factory
         if (module, name) in _SINGLETONS:
             return _SINGLETONS[module, name]
         if (module, name) in self._allowed:
@@ -615,18 +699,16 @@ class _TrustingUnpickler(pickle.Unpickler):
 class _Recipe(NamedTuple):
     make: Callable[..., object]
     kind: str = "value"  # or "mapping", "sequence": what can be put into it afterwards
-    factory: type | None = None  # the class itself, for a defaultdict
 
 
-def _expect(kind: type, *values: object) -> None:
-    for value in values:
-        if type(value) is not kind:
-            raise _Refused(f"it has a {_printable(type(value).__name__)} where a {kind.__name__} belongs")
+def _expect(kind: type, value: object) -> None:
+    if type(value) is not kind:
+        raise _Refused(f"it has a {_printable(type(value).__name__)} where a {kind.__name__} belongs")
 
 
 def _expect_integers(budget: _Budget, *values: Any) -> None:
-    _expect(int, *values)
     for value in values:
+        _expect(int, value)
         if value.bit_length() > MAX_BITS:
             raise _Refused("it has a huge integer in a fraction, range or slice")
         budget.charge(value.bit_length() // 8)
@@ -646,7 +728,8 @@ def _make_bytearray(budget: _Budget, data: bytes = b"") -> bytearray:
 
 
 def _make_complex(budget: _Budget, real: float, imag: float) -> complex:
-    _expect(float, real, imag)
+    _expect(float, real)
+    _expect(float, imag)
     return complex(real, imag)
 
 
@@ -661,34 +744,24 @@ def _make_slice(budget: _Budget, *bounds: int | None) -> slice:
     return slice(start, stop, step)
 
 
-def _make_date(budget: _Budget, packed: bytes) -> datetime.date:
-    year, rest = _unpack_year(packed, 4)
-    return datetime.date(year, *rest)
+# Dates and times come as datetime packs them.  It believes what it unpacks; replace() checks it.
 
 
-def _make_datetime(budget: _Budget, packed: bytes, zone: Any = None) -> datetime.datetime:
-    year, (month, *rest) = _unpack_year(packed, 10)
-    fold, month = divmod(month, 128)  # as datetime packs it
-    day, hour, minute, second, *fraction = rest
-    microsecond = int.from_bytes(bytes(fraction), "big")
-    _expect_zone(zone)
-    return datetime.datetime(year, month, day, hour, minute, second, microsecond, zone, fold=fold)
-
-
-def _make_time(budget: _Budget, packed: bytes, zone: Any = None) -> datetime.time:
+def _make_date(budget: _Budget, packed: Any) -> datetime.date:
     _expect(bytes, packed)
-    hour, minute, second, *fraction = packed
-    fold, hour = divmod(hour, 128)
-    microsecond = int.from_bytes(bytes(fraction), "big")
-    _expect_zone(zone)
-    return datetime.time(hour, minute, second, microsecond, zone, fold=fold)
+    return datetime.date(packed).replace()  # type: ignore[call-arg]
 
 
-def _unpack_year(packed: bytes, length: int) -> tuple[int, bytes]:
+def _make_datetime(budget: _Budget, packed: Any, zone: Any = None) -> datetime.datetime:
     _expect(bytes, packed)
-    if len(packed) != length:
-        raise _Refused("it has a date of the wrong length")
-    return int.from_bytes(packed[:2], "big"), packed[2:]
+    _expect_zone(zone)
+    return datetime.datetime(packed).replace(tzinfo=zone)  # type: ignore[call-arg]
+
+
+def _make_time(budget: _Budget, packed: Any, zone: Any = None) -> datetime.time:
+    _expect(bytes, packed)
+    _expect_zone(zone)
+    return datetime.time(packed).replace(tzinfo=zone)
 
 
 def _expect_zone(zone: object) -> None:
@@ -703,7 +776,8 @@ def _make_timedelta(budget: _Budget, days: int, seconds: int, microseconds: int)
 
 def _make_timezone(budget: _Budget, offset: datetime.timedelta, *name: str) -> datetime.timezone:
     _expect(datetime.timedelta, offset)
-    _expect(str, *name)
+    for text in name:
+        _expect(str, text)
     return datetime.timezone(offset, *name)
 
 
@@ -740,8 +814,8 @@ def _make_uuid(budget: _Budget, text: str) -> uuid.UUID:
 
 def _path_maker(cls: type[pathlib.PurePath]) -> Callable[..., pathlib.PurePath]:
     def make(budget: _Budget, *parts: str) -> pathlib.PurePath:
-        _expect(str, *parts)
-        budget.charge(sum(map(len, parts)))
+        for part in parts:
+            _expect_text(budget, part, MAX_PATH)
         return cls(*parts)
 
     return make
@@ -772,27 +846,18 @@ def _make_deque(budget: _Budget, items: tuple[()] = (), maxlen: int | None = Non
     return collections.deque(maxlen=maxlen)
 
 
-def _make_defaultdict(budget: _Budget, constructor: object = None) -> collections.defaultdict[Any, Any]:
-    factory = constructor.recipe.factory if type(constructor) is _Constructor else None
-    if constructor is not None and factory is None:
+def _make_defaultdict(budget: _Budget, factory: object = None) -> collections.defaultdict[Any, Any]:
+    if not isinstance(factory, _Factory | None):
         raise _Refused("it has a defaultdict whose factory is not a builtin type")
     budget.count_nestable()
-    return collections.defaultdict(factory)
-
-
-def _refuse_call(budget: _Budget, *args: object) -> NoReturn:
-    raise _Refused("it calls a type that pickles never call")
+    return collections.defaultdict(None if factory is None else factory.cls)
 
 
 _RECIPES: Final[Mapping[Name, _Recipe]] = {
-    ("builtins", "complex"): _Recipe(_make_complex, factory=complex),
-    ("builtins", "bytearray"): _Recipe(_make_bytearray, factory=bytearray),
+    ("builtins", "complex"): _Recipe(_make_complex),
+    ("builtins", "bytearray"): _Recipe(_make_bytearray),
     ("builtins", "range"): _Recipe(_make_range),
     ("builtins", "slice"): _Recipe(_make_slice),
-    **{
-        ("builtins", cls.__name__): _Recipe(_refuse_call, factory=cls)
-        for cls in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)
-    },
     ("datetime", "date"): _Recipe(_make_date),
     ("datetime", "datetime"): _Recipe(_make_datetime),
     ("datetime", "time"): _Recipe(_make_time),
@@ -827,3 +892,4 @@ _SINGLETONS: Final[Mapping[Name, object]] = {
     ("builtins", "Ellipsis"): Ellipsis,
     ("builtins", "NotImplemented"): NotImplemented,
 }
+_FACTORIES: Final = {cls.__name__: cls for cls in (bool, bytes, dict, float, frozenset, int, list, set, str, tuple)}

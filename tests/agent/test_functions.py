@@ -340,7 +340,7 @@ def test_classes_made_by_a_call_work(far: FarEnd, tmp_path: Path) -> None:
     class Level(enum.IntEnum):
         LOW = 1
     T = typing.TypeVar("T")
-    def f(p: Point, c: Color, *, t: T = None): return p.x, c is Color.RED, Pair(1), Level(1) is Level.LOW
+    def f(p: Point, c: Color, *, t: T = None): return p.x, c is Color.RED, tuple(Pair(1)), Level(1) is Level.LOW
     remote.call(f, Point(1, 2), Color.RED)
     """
 

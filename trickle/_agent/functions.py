@@ -118,7 +118,7 @@ def code_from_source(snippet: "Snippet", name: str) -> "CodeType":
         if len(_compiled) >= MAX_COMPILED:
             _compiled.clear()
         _remember_lines(snippet)
-        code = _compiled[key] = _find_code(compile_snippet(snippet), name)
+        code = _compiled[key] = _find_code(_unwrap(compile_snippet(snippet), snippet), name)
     if code is None:
         raise ValueError("no function %s in the source of %s, line %d" % (name, snippet[0], snippet[1]))
     return code
@@ -178,6 +178,13 @@ def _future_flags(features: "Tuple[str, ...]") -> int:
     return flags
 
 
+def _unwrap(code: "CodeType", snippet: "Snippet") -> "CodeType":
+    """The code of the innermost class or function that the controller put around a snippet."""
+    for _ in range(snippet[5].count(":")):
+        (code,) = [each for each in code.co_consts if isinstance(each, type(code))]
+    return code
+
+
 def _find_code(code: "CodeType", name: str) -> "Optional[CodeType]":
     """The last function of that name, outermost first: others may be in its defaults, compiled before it."""
     inner = [each for each in reversed(code.co_consts) if isinstance(each, type(code))]
@@ -209,9 +216,23 @@ def show_sources() -> None:
 
     Importing linecache takes 10 ms, so that it does not happen before somebody needs it.
     """
+    if not _to_show:
+        return
+    import linecache
+
+    # A module's loader shows the whole file, not only what calls brought.
+    modules = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     while _to_show:
         filename = _to_show.pop()
-        show_lines(filename, list(_sources[filename]))
+        if filename not in modules and not _is_part_of(_sources[filename], linecache.getlines(filename)):
+            show_lines(filename, list(_sources[filename]))
+
+
+def _is_part_of(lines: "List[str]", whole: "List[str]") -> bool:
+    """Whether the lines that were sent stand in this host's own file of that name (it may be the same host)."""
+    if len(lines) > len(whole):
+        return False
+    return all(line in ("\n", whole[number]) for number, line in enumerate(lines))
 
 
 # ---- the script's __main__

@@ -10,11 +10,11 @@ import sys
 import time
 
 from trickle import remote
-from trickle._agent import functions, options, results
+from trickle._agent import functions, logs, options, results
 from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK
 from trickle._wire import frames
-from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Modules, Renew
+from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Modules, Record, Renew
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,6 +136,10 @@ class Worker:
                 self._writing = False
         if in_main_thread:
             self._raise_if_cancelled()
+
+    def send_record(self, level: int, data: bytes) -> None:
+        """Pass a logging record on."""
+        self.send(Record(0, max(0, level), 0, data))
 
     def _answer(self, id: int, verdict: int, payload: bytes) -> None:
         parts: "List[frames.Frame]" = []
@@ -313,6 +317,7 @@ def main(
     remote.host_name = configuration["name"]
     remote._runner = worker  # type: ignore[assignment]
     sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
+    logs.install(worker.send_record)
     worker.importer.install()  # before site-packages come in: what is on the path now is the standard library
     _open_site()
     for bundle in bundles:

@@ -1,0 +1,335 @@
+"""Measure several candidates in one run, in turn, and print one table.  What is measured is each question's own file.
+
+A question is a module of this package with ``async def measure(bench: Bench) -> None``.  It runs in a process of its
+own for each placement: pinned to one CPU, which takes the scheduler's choices out of the figures, and free, which is
+how programs run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import trio
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = ("connect", "round_trips", "boot_bytes", "call", "payload", "cancel")
+PINNED, FREE = "pinned", "free"
+HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
+NOT_INSTALLED = "not installed"
+
+Measure = Callable[[int], Awaitable[list[float]]]  # how many samples -> the samples, in the unit's base
+
+
+class Unit(NamedTuple):
+    """How samples are shown."""
+
+    name: str
+    factor: float = 1.0  # shown = sample * factor
+    digits: int = 1
+    more_is_better: bool = False
+
+
+MICROSECONDS = Unit("us", 1e6)
+MILLISECONDS = Unit("ms", 1e3)
+CALLS_PER_SECOND = Unit("calls/s", digits=0, more_is_better=True)
+MEGABYTES_PER_SECOND = Unit("MB/s", 1e-6, digits=0, more_is_better=True)
+ROUND_TRIPS = Unit("round trips", digits=2)
+BYTES = Unit("bytes", digits=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is kept of one candidate's samples.
+
+    Args:
+      count: how many samples.
+      median: of them, in the unit shown.
+      p99: what 99 % of the samples are at least as good as; of fewer than 100 samples, the worst.
+      cost: times the floor's: 2.0 takes twice as long, or moves half as much.
+    """
+
+    count: int
+    median: float
+    p99: float
+    cost: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The answer to one question; a row without figures has the reason instead."""
+
+    title: str
+    unit: Unit
+    floor: str | None
+    rows: Mapping[str, Summary | str]
+
+
+class Bench:
+    """What a question measures with.
+
+    Attributes:
+      quick: whether a rough answer is enough.
+      tables: the answers so far.
+    """
+
+    def __init__(self, quick: bool) -> None:
+        self.quick = quick
+        self.tables: list[Table] = []
+
+    def pick(self, quick: int, full: int) -> int:
+        """A size: for a rough answer or for a good one."""
+        return quick if self.quick else full
+
+    async def sample(
+        self, candidates: Mapping[str, Measure | str], *, rounds: int, samples: int = 1
+    ) -> dict[str, list[float] | str]:
+        """Measure all in turn, A B C A B C ..., after one round that is not counted.
+
+        Args:
+          candidates: what to measure, or the reason why there is nothing to.
+          rounds: how many turns each gets.
+          samples: how many samples in each turn.
+        """
+        taken: dict[str, list[float] | str] = {
+            name: measure if isinstance(measure, str) else [] for name, measure in candidates.items()
+        }
+        for turn in range(rounds + 1):
+            for name, measure in candidates.items():
+                kept = taken[name]
+                if isinstance(measure, str) or isinstance(kept, str):
+                    continue
+                new = await measure(samples)
+                if turn:
+                    kept += new
+        return taken
+
+    async def compare(
+        self,
+        title: str,
+        candidates: Mapping[str, Measure | str],
+        *,
+        unit: Unit,
+        floor: str | None = None,
+        rounds: int,
+        samples: int = 1,
+    ) -> None:
+        """Measure all in turn, and keep a table of it."""
+        taken = await self.sample(candidates, rounds=rounds, samples=samples)
+        self.record(title, taken, unit=unit, floor=floor)
+
+    def record(
+        self, title: str, taken: Mapping[str, Sequence[float] | str], *, unit: Unit, floor: str | None = None
+    ) -> None:
+        """Keep a table of what was measured or counted."""
+        base = taken[floor] if floor is not None else ""
+        floor_median = None if isinstance(base, str) else median(base)
+        rows = {
+            name: samples if isinstance(samples, str) else summarize(samples, unit, floor_median)
+            for name, samples in taken.items()
+        }
+        self.tables.append(Table(title, unit, floor, rows))
+
+
+def median(samples: Sequence[float]) -> float:
+    """The middle sample, or the mean of the middle two."""
+    ordered = sorted(samples)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def summarize(samples: Sequence[float], unit: Unit, floor: float | None) -> Summary:
+    """What is kept of *samples*; *floor* is the floor's median, before it was made fit for showing."""
+    best_first = sorted(samples, reverse=unit.more_is_better)
+    p99 = best_first[min(len(best_first) - 1, len(best_first) * 99 // 100)]
+    middle = median(samples)
+    cost = None
+    if floor:
+        cost = floor / middle if unit.more_is_better else middle / floor
+    return Summary(len(samples), middle * unit.factor, p99 * unit.factor, cost)
+
+
+def each(once: Callable[[], Awaitable[float]]) -> Measure:
+    """A Measure that takes one sample at a time."""
+
+    async def measure(samples: int) -> list[float]:
+        return [await once() for _ in range(samples)]
+
+    return measure
+
+
+def blocking(once: Callable[[], float]) -> Measure:
+    """The same for what blocks: nothing else runs in this process meanwhile."""
+
+    async def measure(samples: int) -> list[float]:
+        return [once() for _ in range(samples)]
+
+    return measure
+
+
+def timed(act: Callable[[], object]) -> Measure:
+    """A Measure of how long *act* takes."""
+
+    async def measure(samples: int) -> list[float]:
+        taken = []
+        for _ in range(samples):
+            started = time.perf_counter()
+            act()
+            taken.append(time.perf_counter() - started)
+        return taken
+
+    return measure
+
+
+def timed_async(act: Callable[[], Awaitable[object]]) -> Measure:
+    """A Measure of how long awaiting *act* takes."""
+
+    async def measure(samples: int) -> list[float]:
+        taken = []
+        for _ in range(samples):
+            started = time.perf_counter()
+            await act()
+            taken.append(time.perf_counter() - started)
+        return taken
+
+    return measure
+
+
+# ---- processes: one for each question and placement
+
+
+def placements_of(question: str) -> tuple[str, ...]:
+    """Where a question is measured: both, unless it says that it makes no difference."""
+    module = importlib.import_module(f"benchmarks.{question}")
+    wanted: tuple[str, ...] = getattr(module, "PLACEMENTS", (PINNED, FREE))
+    return wanted if hasattr(os, "sched_setaffinity") else tuple(p for p in wanted if p != PINNED)
+
+
+def run_placed(question: str, placement: str, quick: bool) -> list[Table]:
+    """Measure in a process of its own.
+
+    Raises:
+      subprocess.CalledProcessError: it failed, and has said why on stderr.
+    """
+    words = [sys.executable, "-m", "benchmarks", question, "--placement", placement, *(["--quick"] if quick else [])]
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    return [
+        Table(
+            table["title"],
+            Unit(**table["unit"]),
+            table["floor"],
+            {name: row if isinstance(row, str) else Summary(**row) for name, row in table["rows"].items()},
+        )
+        for table in json.loads(done.stdout)
+    ]
+
+
+def measure_here(question: str, placement: str, quick: bool) -> list[Table]:
+    """Measure in this process, and so in those that it starts."""
+    if placement == PINNED:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before there are threads or other processes
+    bench = Bench(quick)
+    trio.run(importlib.import_module(f"benchmarks.{question}").measure, bench)
+    return bench.tables
+
+
+# ---- the report
+
+
+def as_text(by_placement: Mapping[str, Sequence[Table]]) -> str:
+    """One question's tables, each with its placements side by side."""
+    return "\n".join(_table_text(list(by_placement), tables) for tables in zip(*by_placement.values(), strict=True))
+
+
+def _table_text(placements: Sequence[str], tables: Sequence[Table]) -> str:
+    first = tables[0]
+    counts = {row.count for table in tables for row in table.rows.values() if not isinstance(row, str)}
+    sampled = max(counts, default=1) > 1
+    columns = ["median", "p99"] if sampled else [first.unit.name]
+    if first.floor is not None:
+        columns.append("x floor")
+    width = max(len(name) for name in first.rows) + len(" (floor)")
+    block = 10 * len(columns)
+    what = f"{first.unit.name}, of {'-'.join(str(n) for n in sorted({min(counts), max(counts)}))}" if sampled else ""
+    lines = [f"{first.title}{f' ({what})' if what else ''}"]
+    if len(placements) > 1:
+        lines.append(" " * width + "".join(f"{HEADINGS[p]:>{block}}" for p in placements))
+    lines.append(" " * width + "".join(f"{column:>10}" for _ in placements for column in columns))
+    for name in first.rows:
+        label = f"{name} (floor)" if name == first.floor else name
+        cells = "".join(_cells(table.rows[name], table, len(columns), sampled) for table in tables)
+        lines.append(f"{label:<{width}}{cells}")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Summary | str, table: Table, columns: int, sampled: bool) -> str:
+    if isinstance(row, str):
+        return f"  {row:>{10 * columns - 2}}"
+    numbers = [row.median, row.p99] if sampled else [row.median]
+    cells = "".join(f"{number:>10,.{table.unit.digits}f}" for number in numbers)
+    if table.floor is not None:
+        cells += f"{row.cost:>10.2f}" if row.cost is not None else " " * 10
+    return cells
+
+
+def about_this_machine() -> dict[str, object]:
+    """In general words: what the figures depend on, and nothing that names the machine."""
+    return {
+        "cpus": os.cpu_count(),
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> None:
+    """The command line; *question* is the one of a file that is run by itself."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks{f'.{question}' if question else ''}",
+        description="What trickle costs, against floors and peers measured in the same run.",
+    )
+    if question is None:
+        parser.add_argument("questions", nargs="*", metavar="NAME", help=f"one of {', '.join(QUESTIONS)}; none: all")
+    parser.add_argument("--quick", action="store_true", help="a rough answer (the default for all at once)")
+    parser.add_argument("--full", action="store_true", help="a good answer (the default for one)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
+    parser.add_argument("--placement", choices=(PINNED, FREE), help=argparse.SUPPRESS)  # how run_placed starts us
+    options = parser.parse_args(argv)
+    names: list[str] = [question] if question is not None else options.questions or list(QUESTIONS)
+    for name in names:
+        if name not in QUESTIONS:
+            parser.error(f"no question {name!r}; there are {', '.join(QUESTIONS)}")
+    quick = options.quick or (len(names) > 1 and not options.full)
+
+    if options.placement is not None:
+        tables = measure_here(names[0], options.placement, quick)
+        json.dump([_plain(table) for table in tables], sys.stdout)
+        return
+    machine = about_this_machine()
+    answers: dict[str, dict[str, list[Table]]] = {}
+    print(", ".join(f"{key} {value}" for key, value in machine.items()), "\n")
+    for name in names:
+        answers[name] = {p: run_placed(name, p, quick) for p in placements_of(name)}
+        print(as_text(answers[name]), flush=True)
+    if options.json is not None:
+        plain = {
+            name: {placement: [_plain(table) for table in tables] for placement, tables in by_placement.items()}
+            for name, by_placement in answers.items()
+        }
+        options.json.write_text(json.dumps({"machine": machine, "quick": quick, "answers": plain}, indent=1) + "\n")
+
+
+def _plain(table: Table) -> dict[str, Any]:
+    rows = {name: row if isinstance(row, str) else dataclasses.asdict(row) for name, row in table.rows.items()}
+    return {"title": table.title, "unit": table.unit._asdict(), "floor": table.floor, "rows": rows}

@@ -1,0 +1,72 @@
+"""How many times does a connection wait for the other end until it has the first result?
+
+Measured: the time to the first result through a pipe that delays both ways by 50 ms, minus the time through one that
+does not delay, in round trips of 100 ms.  1 is the least there can be.  A tunnel's own handshake comes on top (ssh's
+is about eight round trips).  Not measured: bandwidth, which the pipe does not limit, and lost packets.
+
+The function called is a builtin, or one of a package of three modules that only this end has.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+import trickle
+from benchmarks import _harness
+from benchmarks._harness import FREE, ROUND_TRIPS, Bench, Measure, blocking, each, median
+from benchmarks._own_package import own_function
+from benchmarks._peers import DELAY_PIPE, gateway, if_execnet
+
+PLACEMENTS = (FREE,)  # it is the waiting that is measured
+ONE_WAY = 50  # ms
+ROUND_TRIP = 2 * ONE_WAY / 1000  # seconds
+
+
+async def first_result(one_way: int, fn: Callable[[], object], *, wait: bool) -> float:
+    tunnel = trickle.Command((sys.executable, str(DELAY_PIPE), str(one_way), "--"), name="far", python=sys.executable)
+    started = time.perf_counter()
+    async with trickle.open_host(tunnel, wait=wait) as host:
+        await host.call(fn)
+        return time.perf_counter() - started
+
+
+def execnet_first_result(one_way: int) -> float:
+    spec = f"popen//python={sys.executable} {DELAY_PIPE} {one_way} -- {sys.executable}"
+    started = time.perf_counter()
+    with gateway(spec) as opened:
+        channel = opened.remote_exec("channel.send(abs(channel.receive()))")
+        channel.send(-1)
+        channel.receive()
+        return time.perf_counter() - started
+
+
+async def measure(bench: Bench) -> None:
+    with own_function() as own:
+
+        def trickle_s(fn: Callable[[], object], wait: bool) -> Callable[[int], Measure]:
+            return lambda one_way: each(lambda: first_result(one_way, fn, wait=wait))
+
+        ways: dict[str, Callable[[int], Measure | str]] = {
+            "trickle: builtin": trickle_s(int, True),
+            "trickle: builtin, wait=False": trickle_s(int, False),
+            "trickle: own package": trickle_s(own, True),
+            "trickle: own package, wait=False": trickle_s(own, False),
+            "execnet: builtin": lambda one_way: if_execnet(blocking(lambda: execnet_first_result(one_way))),
+            "execnet: own package": lambda one_way: "sends no imports",
+        }
+        candidates = {(name, one_way): way(one_way) for name, way in ways.items() for one_way in (0, ONE_WAY)}
+        taken = await bench.sample({f"{n}/{ms}": c for (n, ms), c in candidates.items()}, rounds=bench.pick(2, 15))
+
+    def round_trips(name: str) -> list[float] | str:
+        near, far = taken[f"{name}/0"], taken[f"{name}/{ONE_WAY}"]
+        if isinstance(near, str) or isinstance(far, str):
+            return str(near)
+        return [(median(far) - median(near)) / ROUND_TRIP]
+
+    bench.record("round_trips: until the first result", {name: round_trips(name) for name in ways}, unit=ROUND_TRIPS)
+
+
+if __name__ == "__main__":
+    _harness.main(question="round_trips")

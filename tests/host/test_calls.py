@@ -1,0 +1,476 @@
+"""Calls on one host: what comes back, what is raised, what is printed, what the statistics say."""
+
+import logging
+import math
+import os
+import sys
+import traceback
+
+import pytest
+import trio
+
+import trickle
+from tests import work
+from tests.hosts import local
+
+
+async def test_a_call_returns_what_the_function_returns() -> None:
+    async with trickle.open_host(local()) as host:
+        result = await host.call(work.echo, 1, "two", key=[3.0, None, b"four"])
+
+    assert result == ((1, "two"), {"key": [3.0, None, b"four"]})
+
+
+async def test_a_builtin_can_be_called() -> None:
+    async with trickle.open_host(local()) as host:
+        pid = await host.call(os.getpid)
+
+    assert pid != os.getpid()
+
+
+async def test_keyword_arguments_with_trickles_own_names_go_to_the_function() -> None:
+    async with trickle.open_host(local()) as host:
+        result = await host.call(work.echo, fn=1, self=2, timeout=3, session=4)
+
+    assert result == ((), {"fn": 1, "self": 2, "timeout": 3, "session": 4})
+
+
+async def test_a_lambda_and_a_closure_can_be_called() -> None:
+    factor = 6
+
+    def multiply(value: int) -> int:
+        return value * factor
+
+    async with trickle.open_host(local()) as host:
+        results = [await host.call(multiply, 7), await host.call(lambda value: value + factor, 1)]
+
+    assert results == [42, 7]
+
+
+async def test_info_says_what_answered() -> None:
+    async with trickle.open_host(local()) as host:
+        info = host.info
+
+    assert info.python_version == sys.version_info[:3]
+    assert (info.system, info.implementation) == (os.uname().sysname, "cpython")
+
+
+async def test_info_raises_until_the_agent_has_answered() -> None:
+    async with trickle.open_host(local(), wait=False) as host:
+        with pytest.raises(RuntimeError, match="here: it has not answered yet"):
+            host.info  # noqa: B018
+        info = await host.wait_connected()
+
+        assert host.info == info
+
+
+async def test_the_first_calls_need_not_wait_for_the_agent() -> None:
+    async with trickle.open_host(local(), wait=False) as host:
+        result = await host.call(work.add, 1, b=2)
+
+    assert result == 3
+
+
+async def test_a_host_that_is_not_waited_for_can_be_left_at_once() -> None:
+    async with trickle.open_host(local(), wait=False):
+        pass
+
+
+async def test_calls_run_side_by_side() -> None:
+    results = []
+
+    async def call(host: trickle.Host, read: int, write: int) -> None:
+        results.append(await host.call(_pass_on, read, write))
+
+    first_read, first_write = os.pipe()
+    second_read, second_write = os.pipe()
+    names = [f"/proc/{os.getpid()}/fd/{fd}" for fd in (first_read, first_write, second_read, second_write)]
+    try:
+        async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+            nursery.start_soon(call, host, names[0], names[3])
+            nursery.start_soon(call, host, names[2], names[1])
+            os.write(first_write, b"x")  # goes round through both of them
+    finally:
+        for fd in (first_read, first_write, second_read, second_write):
+            os.close(fd)
+
+    assert results == [b"x", b"x"]
+
+
+def _pass_on(read, write):  # type: ignore[no-untyped-def]
+    with open(read, "rb", 0) as source, open(write, "wb", 0) as target:
+        data = source.read(1)
+        target.write(data)
+        return data
+
+
+async def test_calls_that_do_not_overlap_run_in_the_same_worker() -> None:
+    async with trickle.open_host(local()) as host:
+        counts = [await host.call(work.count_calls) for _ in range(3)]
+
+    assert counts == [1, 2, 3]
+
+
+async def test_thousands_of_tiny_calls_do_not_fork_thousands_of_workers() -> None:
+    pids = []
+
+    async def call(host: trickle.Host) -> None:
+        pids.append(await host.call(work.pid))
+
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        for _ in range(2000):
+            nursery.start_soon(call, host)
+
+    assert len(pids) == 2000
+    assert len(set(pids)) <= 16
+
+
+async def test_no_more_calls_run_at_once_than_there_are_workers(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    paths = [tmp_path / str(number) for number in range(3)]
+
+    async with trickle.open_host(local(), workers=2) as host, trio.open_nursery() as nursery:
+        for path in paths:
+            nursery.start_soon(host.call, work.say_and_run, str(path))
+        while sum(path.exists() for path in paths) < 2:
+            await trio.sleep(0.01)
+        waiting = [path for path in paths if not path.exists()]
+        statistics = host.statistics()
+        nursery.cancel_scope.cancel()
+
+    assert len(waiting) == 1
+    assert statistics.calls_running == 3
+    assert not waiting[0].exists()
+    assert host.statistics().verdicts == {"cancelled": 2, "never started": 1}
+
+
+async def test_an_error_is_raised_as_itself_and_as_a_remote_error() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(KeyError) as caught:
+            await host.call(work.fail, "KeyError", "missing")
+
+    error = caught.value
+    assert isinstance(error, trickle.RemoteError)
+    assert (error.host, error.type_name, error.args) == ("web1", "builtins.KeyError", ("missing",))
+    assert "work.py" in error.remote_traceback
+    assert "raise getattr(__builtins__, kind)" in error.remote_traceback  # the source line
+    assert "web1" in str(error)
+
+
+async def test_an_os_error_keeps_its_number_and_file_name() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(FileNotFoundError) as caught:
+            await host.call(os.stat, "/no/such/file")
+
+    assert (caught.value.errno, caught.value.filename) == (2, "/no/such/file")
+
+
+async def test_an_error_class_of_the_programs_own_comes_back_as_itself() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(work.OwnError) as caught:
+            await host.call(work.fail_in_own_way)
+
+    assert isinstance(caught.value, trickle.RemoteError)
+
+
+async def test_the_remote_traceback_is_shown_with_the_cause() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(RuntimeError) as caught:
+            await host.call(work.fail_with_cause)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert '{}["missing"]' in shown
+    assert "direct cause" in shown
+
+
+async def test_what_would_steer_our_control_flow_comes_back_plain() -> None:
+    async with trickle.open_host(local()) as host:
+        for kind in ("SystemExit", "KeyboardInterrupt", "GeneratorExit", "StopIteration", "StopAsyncIteration"):
+            with pytest.raises(trickle.RemoteError) as caught:
+                await host.call(work.fail, kind)
+
+            assert caught.value.type_name == f"builtins.{kind}"
+            assert not isinstance(caught.value, (StopIteration, StopAsyncIteration, SystemExit))
+
+
+async def test_sys_exit_ends_the_call_and_not_the_worker() -> None:
+    async with trickle.open_host(local()) as host:
+        pid = await host.call(work.pid)
+        with pytest.raises(trickle.RemoteError, match="SystemExit"):
+            await host.call(work.exit_politely, 3)
+
+        assert await host.call(work.pid) == pid
+
+
+async def test_a_result_that_cannot_be_sent_is_an_error_of_the_call() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(TypeError, match="lock"):
+            await host.call(work.give_lock)
+
+        assert await host.call(work.add, 1) == 1
+
+
+async def test_a_result_of_a_class_that_was_not_allowed_is_refused() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(trickle.UnsafeResult, match=r"web1: .*Thing") as caught:
+            await host.call(work.give_thing)
+
+        assert caught.value.host == "web1"
+        allowed = await host.options(allow=(work.Thing,)).call(work.give_thing)
+        trusted = await host.options(trust="full").call(work.give_thing)
+
+    assert isinstance(allowed, work.Thing)
+    assert isinstance(trusted, work.Thing)
+
+
+async def test_an_argument_that_cannot_be_sent_is_named_before_anything_is_sent() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        before = host.statistics().verdicts
+        with pytest.raises(trickle.Unsendable, match=r"web1: .*argument 2") as caught:
+            await host.call(work.echo, {"a": [open]}, {"b": (value for value in ())})
+
+        assert caught.value.host == "web1"
+        assert host.statistics().verdicts == before
+
+
+async def test_a_result_above_max_result_is_refused_unless_it_is_bytes_or_text() -> None:
+    async with trickle.open_host(local()) as host:
+        small = host.options(max_result=1000)
+
+        with pytest.raises(trickle.UnsafeResult, match="max_result"):
+            await small.call(work.give_list, 10_000)
+        assert len(await small.call(work.give_bytes, 10_000)) == 10_000
+        assert await host.call(work.give_list, 10_000) == list(range(10_000))
+
+
+async def test_payloads_above_max_payload_are_refused_by_the_sender() -> None:
+    async with trickle.open_host(local(), max_payload=100_000) as host:
+        with pytest.raises(ValueError, match="max_payload is 100000"):
+            await host.call(work.size_of, b"x" * 200_000)
+        with pytest.raises(ValueError, match="max_payload allows 100000"):
+            await host.call(work.give_bytes, 200_000)
+
+        assert await host.call(work.size_of, b"x" * 90_000) == 90_000
+
+
+async def test_a_hundred_megabytes_go_both_ways() -> None:
+    data = os.urandom(1024) * 100 * 1024
+
+    async with trickle.open_host(local()) as host:
+        result = await host.call(bytes, data)
+
+    assert result == data
+
+
+async def test_small_calls_do_not_wait_behind_bulk() -> None:
+    order = []
+
+    async def bulk(host: trickle.Host) -> None:
+        await host.call(work.size_of, bytes(50_000_000))
+        order.append("bulk")
+
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        await host.call(work.pid)
+        nursery.start_soon(bulk, host)
+        await trio.testing.wait_all_tasks_blocked()
+        await host.call(work.pid)
+        order.append("small")
+
+    assert order == ["small", "bulk"]
+
+
+async def test_what_is_printed_at_any_level_arrives_line_by_line() -> None:
+    lines = []
+
+    async with trickle.open_host(local("web1"), output=lines.append) as host:
+        await host.call(work.write_at_every_level, "hello")
+
+    assert {(line.host, line.call) for line in lines} == {("web1", 1)}
+    assert sorted((line.text, line.stream) for line in lines) == [
+        ("hello child", "stdout"),
+        ("hello grandchild", "stderr"),
+        ("hello print", "stdout"),
+        ("hello write", "stdout"),
+    ]
+
+
+async def test_output_goes_to_stderr_labelled_with_its_host(capsys: pytest.CaptureFixture[str]) -> None:
+    async with trickle.open_host(local("web1")) as host:
+        await host.call(work.shout, 2, 3)
+
+    assert capsys.readouterr().err.splitlines() == ["web1: 0 xxx", "web1: 1 xxx", "web1: done", "web1: and no newline"]
+
+
+async def test_output_cannot_steer_this_programs_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    async with trickle.open_host(local("web1")) as host:
+        await host.call(print, "red \x1b[31m and bell \x07")
+
+    assert "\x1b" not in capsys.readouterr().err
+
+
+async def test_output_is_utf_8_whatever_the_locale_over_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    lines = []
+
+    async with trickle.open_host(local(), output=lines.append) as host:
+        await host.call(work.print_unicode)
+
+    assert lines[0].text == "grüße \u2713"
+
+
+async def test_a_megabyte_of_prints_arrives_before_the_call_returns() -> None:
+    lines = []
+
+    async with trickle.open_host(local(), output=lines.append) as host:
+        await host.call(work.shout, 10_000, 100)
+
+        assert len(lines) == 10_002
+
+    assert [line.text.split()[0] for line in lines[:10_000]] == [str(number) for number in range(10_000)]
+
+
+async def test_output_may_go_to_a_memory_channel_which_holds_it_up() -> None:
+    send, receive = trio.open_memory_channel[trickle.OutputLine](1)
+    texts = []
+
+    async def read() -> None:
+        async for line in receive:
+            texts.append(line.text)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        async with send, trickle.open_host(local()) as host:
+            await host.options(output=send).call(work.shout, 1000)
+
+    assert len(texts) == 1002
+
+
+async def test_an_output_sink_that_fails_costs_nothing_but_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    def sink(line: trickle.OutputLine) -> None:
+        raise ZeroDivisionError
+
+    async with trickle.open_host(local(), output=sink) as host:
+        await host.call(print, "lost")
+
+        assert await host.call(work.add, 1) == 1
+
+    assert "sink failed" in caplog.text
+
+
+async def test_logging_records_arrive_in_the_logger_of_the_host(caplog: pytest.LogCaptureFixture) -> None:
+    async with trickle.open_host(local("web1")) as host:
+        await host.call(_log_something)
+
+    records = [record for record in caplog.records if record.name == "trickle.remote.web1"]
+    assert [(record.levelno, record.getMessage()) for record in records] == [(logging.WARNING, "app.db: slow query: 7")]
+
+
+def _log_something() -> None:
+    import logging
+
+    logging.getLogger("app.db").warning("slow query: %d", 7)
+
+
+async def test_environment_and_directory_are_set_for_the_call_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    async with trickle.open_host(local()) as host:
+        view = host.options(env={"COLOUR": "blue"}, cwd=tmp_path)
+
+        assert await view.call(work.environment, "COLOUR") == "blue"
+        assert await view.call(work.directory) == str(tmp_path)
+        assert await host.call(work.environment, "COLOUR") is None
+        assert await host.call(work.directory) == str(os.getcwd())
+
+
+async def test_options_make_views_and_refuse_what_does_not_exist() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(TypeError, match="timeout"):
+            host.options(timeout=3)  # type: ignore[call-arg]
+        with pytest.raises(ValueError, match="grace_period"):
+            host.options(grace_period=-1)
+        with pytest.raises(ValueError, match="trust"):
+            host.options(trust="some")  # type: ignore[arg-type]
+
+
+async def test_workers_have_the_path_of_a_plain_python() -> None:
+    async with trickle.open_host(local()) as host:
+        path = await host.call(work.sys_path)
+
+    assert [entry for entry in path if "site-packages" in entry] == [
+        entry for entry in sys.path if "site-packages" in entry
+    ]
+
+
+async def test_statistics_count_what_happened() -> None:
+    async with trickle.open_host(local()) as host:
+        await host.call(work.add, 1)
+        with pytest.raises(ValueError):
+            await host.call(work.fail)
+        statistics = host.statistics()
+
+    assert statistics.state == "connected"
+    assert statistics.verdicts == {"returned": 1, "raised": 1}
+    assert statistics.bytes_sent > 1000 and statistics.bytes_received > 100
+    assert (statistics.calls_running, statistics.workers, statistics.open) == (0, 16, 0)
+    assert 0 <= statistics.seconds_since_heard < math.inf
+    assert host.statistics().state == "closed"
+
+
+async def test_a_closed_host_refuses_calls() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        pass
+
+    with pytest.raises(trio.ClosedResourceError, match="web1: this host was closed"):
+        await host.call(work.pid)
+
+
+async def test_a_function_that_forks_answers_once() -> None:
+    async with trickle.open_host(local()) as host:
+        result = await host.call(work.fork_and_both_return)
+
+        assert result == "parent"
+        assert await host.call(work.add, 1) == 1
+
+
+async def test_a_session_keeps_its_worker() -> None:
+    async with trickle.open_host(local()) as host:
+        await host.call(work.count_calls)
+        async with host.session() as session:
+            counts = [await session.call(work.count_calls) for _ in range(3)]
+            other = await host.call(work.count_calls)
+            open_sessions = host.statistics().open
+
+    assert counts == [1, 2, 3]
+    assert (other, open_sessions, session.name) == (2, 1, "here")
+
+
+async def test_the_calls_of_a_session_queue() -> None:
+    results = []
+
+    async with trickle.open_host(local()) as host, host.session() as session, trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            results.append(await session.call(work.count_calls))
+
+        for _ in range(20):
+            nursery.start_soon(call)
+
+    assert sorted(results) == list(range(1, 21))
+
+
+async def test_leaving_a_session_ends_its_worker() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.session() as session:
+            pid = await session.call(work.pid)
+
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+async def test_a_session_whose_worker_died_is_over() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.session() as session:
+            with pytest.raises(trickle.WorkerDied) as caught:
+                await session.call(work.exit_at_once, 3)
+            with pytest.raises(trickle.WorkerDied):
+                await session.call(work.add, 1)
+
+        assert caught.value.exit_status == 3
+        assert await host.call(work.add, 1) == 1

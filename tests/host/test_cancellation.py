@@ -1,0 +1,510 @@
+"""What becomes of remote work whose scope exits: it is over, and the verdict is true."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests import work
+from tests.hosts import file_appears, is_running, local, process_ends, running_below
+
+
+async def test_a_cancelled_call_is_over_when_its_scope_exits(tmp_path: Path) -> None:
+    path = tmp_path / "started"
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.say_and_run, str(path))
+            pid = int(await file_appears(path))
+            nursery.cancel_scope.cancel()
+
+        assert not is_running(pid)
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_host_survives_a_cancelled_call(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with trio.move_on_after(0.2):
+            await host.call(time.sleep, 3600)
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_finally_blocks_run_within_the_grace_period(tmp_path: Path) -> None:
+    path = tmp_path / "cleaned"
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.clean_up_then, str(path))
+            await file_appears(tmp_path / "cleaned.started")
+            nursery.cancel_scope.cancel()
+
+        assert path.read_text() == "clean"
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_cleaning_up_beyond_the_grace_period_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "cleaned"
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.options(grace_period=0.1).call, work.clean_up_then, str(path), 3600)
+            pid = int(await file_appears(tmp_path / "cleaned.started"))
+            nursery.cancel_scope.cancel()
+
+        assert not is_running(pid)
+        assert not path.exists()
+        assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_code_that_swallows_everything_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "started"
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.options(grace_period=0.1).call, work.refuse_to_stop, str(path))
+            pid = int(await file_appears(path))
+            nursery.cancel_scope.cancel()
+
+        assert not is_running(pid)
+        assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_code_that_holds_the_gil_is_killed() -> None:
+    async with trickle.open_host(local()) as host:
+        pid = await host.call(work.pid)
+        with trio.move_on_after(0.3):
+            await host.options(grace_period=0.1).call(sum, range(10**13))
+
+        assert not is_running(pid)
+        assert host.statistics().verdicts == {"returned": 1, "killed": 1}
+        assert await host.call(work.add, 1) == 1
+
+
+async def test_children_are_gone_whatever_group_or_session_they_moved_to(tmp_path: Path) -> None:
+    path = tmp_path / "pids"
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.start_children, str(path))
+            pids = [int(pid) for pid in (await file_appears(path)).split()]
+            assert all(is_running(pid) for pid in pids)
+            nursery.cancel_scope.cancel()
+
+        assert not any(is_running(pid) for pid in pids)
+
+
+async def test_a_verdict_returned_returns_the_value(tmp_path: Path) -> None:
+    results = []
+
+    async def call(host: trickle.Host) -> None:
+        results.append(await host.call(work.return_anyway, str(tmp_path / "started")))
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, host)
+            await file_appears(tmp_path / "started")
+            nursery.cancel_scope.cancel()
+
+    assert results == ["came anyway"]
+    assert host.statistics().verdicts == {"returned": 1}
+
+
+async def test_a_verdict_raised_raises(tmp_path: Path) -> None:
+    errors = []
+
+    async def call(host: trickle.Host) -> None:
+        try:
+            await host.call(work.raise_otherwise, str(tmp_path / "started"))
+        except LookupError as exc:
+            errors.append(exc)
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, host)
+            await file_appears(tmp_path / "started")
+            nursery.cancel_scope.cancel()
+
+    assert [error.args for error in errors] == [("while cleaning up",)]
+
+
+async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again() -> None:
+    async with trickle.open_host(local()) as host:
+        first = await host.call(work.pid)
+        with trio.move_on_after(0.2):
+            await host.call(time.sleep, 3600)
+        second = await host.call(work.pid)
+
+    assert first != second
+
+
+async def test_a_timeout_leaves_the_other_calls_alone(tmp_path: Path) -> None:
+    results = []
+
+    async def long_call(host: trickle.Host) -> None:
+        results.append(await host.call(_wait_for_file, str(tmp_path / "go")))
+
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(long_call, host)
+        for _ in range(3):
+            with trio.move_on_after(0.1):
+                await host.call(time.sleep, 3600)
+        (tmp_path / "go").touch()
+
+    assert results == ["went"]
+
+
+def _wait_for_file(path):  # type: ignore[no-untyped-def]
+    import os
+    import time
+
+    while not os.path.exists(path):  # noqa: PTH110
+        time.sleep(0.01)
+    return "went"
+
+
+async def test_a_call_that_is_cancelled_before_it_is_sent_never_starts(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await host.call(work.write_file, str(tmp_path / "ran"), "ran")
+
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_call_that_waits_for_a_worker_never_starts_when_cancelled(tmp_path: Path) -> None:
+    async with trickle.open_host(local(), workers=1) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.call, work.say_and_run, str(tmp_path / "first"))
+        await file_appears(tmp_path / "first")
+        with trio.move_on_after(0.2):
+            await host.call(work.write_file, str(tmp_path / "second"), "ran")
+        verdicts = dict(host.statistics().verdicts)
+        nursery.cancel_scope.cancel()
+
+    assert verdicts == {"never started": 1}
+    assert not (tmp_path / "second").exists()
+
+
+async def test_a_call_cancelled_while_its_arguments_are_sent_never_starts() -> None:
+    async with trickle.open_host(local()) as host:
+        await host.call(work.pid)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.size_of, bytes(200_000_000))
+            while host.statistics().bytes_sent < 1_000_000:
+                await trio.sleep(0)
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().verdicts == {"returned": 1, "never started": 1}
+        assert await host.call(work.size_of, bytes(1_000_000)) == 1_000_000
+
+
+async def test_a_call_cancelled_while_its_result_is_on_the_way_leaves_the_host_usable() -> None:
+    async with trickle.open_host(local()) as host:
+        pid = await host.call(work.pid)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.give_bytes, 200_000_000)
+            while host.statistics().bytes_received < 1_000_000:
+                await trio.sleep(0)
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().verdicts == {"returned": 1, "cancelled": 1}
+        assert await host.call(work.pid) == pid  # nothing was raised in this worker
+        assert len(await host.call(work.give_bytes, 1_000_000)) == 1_000_000
+
+
+async def test_a_scope_that_is_given_more_time_is_noticed() -> None:
+    async with trickle.open_host(local()) as host:
+        await host.call(work.pid)
+        with trio.move_on_after(0.3) as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def give_more_time() -> None:
+                    await trio.sleep(0.1)
+                    scope.deadline += 60
+
+                nursery.start_soon(give_more_time)
+                await host.call(time.sleep, 2)  # longer than the first deadline and the agent's second of patience
+
+    assert not scope.cancelled_caught
+    assert host.statistics().verdicts == {"returned": 2}
+
+
+async def test_the_agent_keeps_deadlines_itself_when_the_controller_is_stuck(tmp_path: Path) -> None:
+    path = tmp_path / "started"
+
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(file_appears, path)
+        with trio.move_on_after(0.5):
+            async with trio.open_nursery() as inner:
+                inner.start_soon(host.call, work.say_and_run, str(path))
+                pid = int(await file_appears(path))
+                while is_running(pid):  # blocks this loop: its own scope cannot act
+                    time.sleep(0.05)
+
+    assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_time_left_and_check_cancelled_are_harmless_here() -> None:
+    trickle.remote.check_cancelled()
+
+    assert trickle.remote.time_left() == float("inf")
+    assert trickle.remote.host_name is None
+
+
+async def test_time_left_and_host_name_are_known_over_there() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with trio.fail_after(100):
+            left, name = await host.call(_ask_remote)
+        forever, _ = await host.call(_ask_remote)
+
+    assert 50 < left <= 100
+    assert forever == float("inf")
+    assert name == "web1"
+
+
+def _ask_remote():  # type: ignore[no-untyped-def]
+    from trickle import remote
+
+    return remote.time_left(), remote.host_name
+
+
+async def test_a_worker_that_is_killed_is_told_from_one_that_exits() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(trickle.WorkerDied, match="web1: .*signal 9") as killed:
+            await host.call(work.kill_self)
+        with pytest.raises(trickle.WorkerDied, match="web1: .*status 7") as exited:
+            await host.call(work.exit_at_once, 7)
+
+        assert (killed.value.signal, killed.value.exit_status) == (9, None)
+        assert (exited.value.signal, exited.value.exit_status) == (None, 7)
+        assert host.statistics().verdicts == {"died": 2}
+        assert await host.call(work.add, 1) == 1
+
+
+async def test_an_agent_that_is_killed_in_mid_call_is_a_lost_host(tmp_path: Path) -> None:
+    path = tmp_path / "started"
+
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(trickle.HostLost, match="web1: ") as caught:
+            async with trio.open_nursery() as nursery:
+
+                async def kill_agent() -> None:
+                    await file_appears(path)
+                    os.kill(host.info.pid, signal.SIGKILL)
+
+                nursery.start_soon(kill_agent)
+                try:
+                    await host.call(work.say_and_run, str(path))
+                except trickle.HostLost:
+                    nursery.cancel_scope.cancel()
+                    raise_later = True
+            assert raise_later
+            await host.call(work.pid)
+        await process_ends(int(path.read_text()))
+
+        assert caught.value.host == "web1"
+        assert host.statistics().state == "lost"
+        assert host.statistics().verdicts == {"unknown": 1}
+
+
+async def test_a_lost_host_comes_back_when_asked_to(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.HostLost):
+            await host.call(os.kill, host.info.pid, signal.SIGKILL)
+        with pytest.raises(trickle.HostLost, match="reconnect=True"):
+            await host.call(work.pid)
+        again = host.options(reconnect=True)
+
+        assert await again.call(work.add, 1, 2) == 3
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_scope_around_open_host_that_is_cancelled_in_mid_call_gets_its_verdict(tmp_path: Path) -> None:
+    path = tmp_path / "cleaned"
+
+    with trio.CancelScope() as scope:
+        async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.clean_up_then, str(path))
+            await file_appears(tmp_path / "cleaned.started")
+            scope.cancel()
+
+    assert scope.cancelled_caught
+    assert path.read_text() == "clean"
+    assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_a_body_that_raises_ends_the_calls_and_raises_as_itself(tmp_path: Path) -> None:
+    path = tmp_path / "started"
+
+    with pytest.raises(ZeroDivisionError):
+        async with trio.open_nursery() as nursery:
+            async with trickle.open_host(local()) as host:
+                nursery.start_soon(_call_and_expect_close, host, path)
+                pid = int(await file_appears(path))
+                raise_from = ZeroDivisionError("body")
+                try:
+                    raise raise_from
+                except ZeroDivisionError:
+                    nursery.cancel_scope.shield = False
+                    await trio.lowlevel.checkpoint()
+                    body_error = raise_from
+        assert not is_running(pid)
+        raise body_error
+
+
+async def _call_and_expect_close(host: trickle.Host, path: Path) -> None:
+    with pytest.raises(trio.ClosedResourceError):
+        await host.call(work.say_and_run, str(path))
+
+
+async def test_an_exception_of_the_body_is_not_wrapped(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with trickle.open_host(local()):
+            raise ZeroDivisionError
+
+
+async def test_a_body_that_raises_while_it_is_cancelled_raises_that(tmp_path: Path) -> None:
+    with pytest.raises(LookupError), trio.CancelScope() as scope:
+        async with trickle.open_host(local()) as host:
+            scope.cancel()
+            try:
+                await host.call(time.sleep, 3600)
+            finally:
+                raise LookupError
+
+
+async def test_aclose_gives_calls_of_other_tasks_their_verdicts(tmp_path: Path) -> None:
+    path = tmp_path / "started"
+
+    async with trickle.open_host(local("web1")) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(_call_and_expect_close, host, path)
+        pid = int(await file_appears(path))
+        await host.aclose()
+
+        assert not is_running(pid)
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_what_a_call_left_running_ends_with_the_host(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        pid = await host.call(_leave_a_child)
+
+        assert is_running(pid)
+
+    assert not is_running(pid)
+
+
+def _leave_a_child() -> int:
+    import subprocess
+
+    return subprocess.Popen(["sleep", "3600"], start_new_session=True).pid
+
+
+async def test_threads_and_atexit_do_not_hold_a_host_up(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        await host.call(_leave_a_thread, str(tmp_path / "atexit"))
+
+    assert (tmp_path / "atexit").exists()
+
+
+def _leave_a_thread(path):  # type: ignore[no-untyped-def]
+    import atexit
+    import threading
+    import time
+
+    atexit.register(open, path, "w")
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+
+
+async def test_a_hundred_calls_with_random_cancels_all_end(tmp_path: Path) -> None:
+    outcomes = []
+
+    async def call(host: trickle.Host, number: int) -> None:
+        with trio.move_on_after(0.02 * (number % 7)) as scope:
+            outcomes.append(await host.call(_work_a_little, number % 5 / 50))
+        if scope.cancelled_caught:
+            outcomes.append(None)
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(call, host, number)
+
+        statistics = host.statistics()
+        assert await host.call(work.add, 1) == 1
+
+    assert len(outcomes) == 100
+    assert statistics.calls_running == 0
+    assert set(statistics.verdicts) <= {"returned", "cancelled", "never started"}
+
+
+def _work_a_little(seconds):  # type: ignore[no-untyped-def]
+    import time
+
+    time.sleep(seconds)
+    return seconds
+
+
+async def test_a_killed_controller_leaves_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "controller.py"
+    script.write_text(_CONTROLLER)
+    paths = [tmp_path / f"started{number}" for number in range(3)]
+
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(_run_python, script, tmp_path)
+        pids = [int(await file_appears(path)) for path in paths]
+        process.kill()
+        for pid in pids:
+            await process_ends(pid)
+        nursery.cancel_scope.cancel()
+
+
+async def _run_python(script: Path, directory: Path, task_status: trio.TaskStatus[trio.Process]) -> None:
+    import subprocess
+    import sys
+
+    process = await trio.lowlevel.open_process([sys.executable, str(script), str(directory)], stderr=subprocess.DEVNULL)
+    task_status.started(process)
+    await process.wait()
+
+
+_CONTROLLER = """
+import sys, trio, trickle
+from pathlib import Path
+
+def run(path):
+    import os, subprocess, time
+    child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    with open(path + ".new", "w") as file:
+        file.write(str(child.pid))
+    os.rename(path + ".new", path)
+    time.sleep(3600)
+
+async def main():
+    names = [f"started{number}" for number in range(3)]
+    tunnels = [trickle.Local(name, python=sys.executable) for name in names]
+    async with trickle.open_group(tunnels) as group, trio.open_nursery() as nursery:
+        for name, host in group.items():
+            nursery.start_soon(host.call, run, str(Path(sys.argv[1]) / name))
+
+trio.run(main)
+"""
+
+
+async def test_three_hundred_hosts_leave_no_descriptor_task_or_process() -> None:
+    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    children = running_below()
+    tasks = trio.lowlevel.current_statistics().tasks_living
+
+    for _ in range(10):
+        async with trickle.open_group([local(f"h{number}") for number in range(30)]) as group:
+            results = await group.call(work.add, 1, 2)
+            assert set(results.unwrap().values()) == {3}
+
+    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    assert running_below() == children
+    assert trio.lowlevel.current_statistics().tasks_living == tasks

@@ -1,0 +1,288 @@
+"""What the controller finds, and what it decides to send.  No far end: its answers are read here."""
+
+import pickle
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from trickle._imports import static_imports
+from trickle._modules import MAX_QUESTIONS, ModuleLibrary, ModulePolicy, ModuleServer
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that this program imports from, and forgets afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def library() -> ModuleLibrary:
+    return ModuleLibrary()
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, source in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+def kinds(bundle: bytes | None) -> dict[str, str]:
+    assert bundle is not None
+    return {name: kind for name, kind, _, _ in pickle.loads(bundle)}
+
+
+# ---- finding
+
+
+def test_modules_and_packages_are_found_without_being_imported(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"found_package/__init__.py": "raise SystemExit\n", "found_package/sub.py": "# süß\n"})
+
+    package, module = library.find("found_package"), library.find("found_package.sub")
+
+    assert package is not None and package.kind == "package"
+    assert module is not None and module.kind == "module"
+    assert module.filename == str(here / "found_package/sub.py")
+    assert zlib.decompress(module.source).decode() == "# süß\n"
+    assert "found_package" not in sys.modules
+
+
+def test_namespace_packages_are_found_at_any_depth(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"found_space/inner/leaf.py": "VALUE = 1\n"})
+
+    found = [library.find(name) for name in ("found_space", "found_space.inner", "found_space.inner.leaf")]
+
+    assert [entry and entry.kind for entry in found] == ["namespace", "namespace", "module"]
+
+
+def test_modules_in_a_zip_file_are_found(
+    library: ModuleLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "found.zip", "w") as archive:
+        archive.writestr("zipped/__init__.py", "")
+        archive.writestr("zipped/inside.py", "VALUE = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "found.zip")
+
+    entry = library.find("zipped.inside")
+
+    assert entry is not None
+    assert zlib.decompress(entry.source) == b"VALUE = 1\n"
+
+
+def test_modules_that_are_imported_already_are_found(library: ModuleLibrary) -> None:
+    entry = library.find(__name__)
+
+    assert entry is not None
+    assert b"test_modules_that_are_imported_already_are_found" in zlib.decompress(entry.source)
+
+
+def test_a_module_that_appears_later_is_found_once_the_path_changes(
+    library: ModuleLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"appears_later.py": ""})
+    assert library.find("appears_later") is None
+
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert library.find("appears_later") is not None
+
+
+@pytest.mark.parametrize("name", ["os", "os.path", "sys", "__main__", "trickle", "trickle._modules", "sitecustomize"])
+def test_the_far_end_has_its_own_of_these(library: ModuleLibrary, name: str) -> None:
+    assert library.find(name) is None
+    assert library.why_not(name) == "the host's own copy counts"
+
+
+def test_a_package_with_an_extension_module_anywhere_is_never_sent(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"mixed/__init__.py": "", "mixed/pure.py": "", "mixed/deep/fast.abi3.so": ""})
+
+    assert library.find("mixed.pure") is None
+    assert "fast.abi3.so" in library.why_not("mixed.pure")
+
+
+def test_compiled_files_in_an_environment_beside_the_code_do_not_count(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"project/mod.py": "", "project/.venv/x.so": "", "project/build/lib.linux-x86_64/x.so": ""})
+
+    assert library.find("project.mod") is not None
+
+
+def test_a_module_without_source_says_so(library: ModuleLibrary, here: Path) -> None:
+    (here / "no_source.pyc").write_bytes(b"")
+
+    assert library.find("no_source") is None
+    assert "no Python source" in library.why_not("no_source")
+
+
+# ---- reading imports
+
+
+def names_imported(source: str, name: str = "pkg.mod", is_package: bool = False) -> set[str]:
+    return {each.name for each in static_imports(source, name, is_package)}
+
+
+def test_imports_are_read_wherever_they_stand() -> None:
+    source = """
+import a.b, c
+from d import e
+if x:
+    import f
+try:
+    import g
+except ImportError:
+    import h
+def function():
+    with y:
+        import i
+match z:
+    case 1:
+        import j
+"""
+
+    assert names_imported(source) == {"a.b", "c", "d", "d.e", "f", "g", "h", "i", "j"}
+
+
+def test_relative_imports_are_read() -> None:
+    source = "from . import a\nfrom .b import c\nfrom .. import d\nfrom ...far import e\n"
+
+    assert names_imported(source, "p.q.mod") == {"p", "p.d", "p.q", "p.q.a", "p.q.b", "p.q.b.c"}
+    assert names_imported("from . import a\n", "p.q", is_package=True) == {"p.q", "p.q.a"}
+
+
+def test_imports_for_type_checkers_and_for_windows_do_not_count() -> None:
+    source = """
+if TYPE_CHECKING:
+    import a
+else:
+    import b
+if typing.TYPE_CHECKING:
+    import c
+if sys.platform == "win32":
+    import d
+"""
+
+    assert names_imported(source) == {"b"}
+
+
+def test_source_that_cannot_be_parsed_imports_nothing() -> None:
+    assert static_imports("import a\nprint 'old'\n", "m", False) == ()
+
+
+# ---- closures
+
+
+def test_a_closure_has_parents_and_follows_imports(library: ModuleLibrary, here: Path) -> None:
+    write(
+        here,
+        {
+            "closed/__init__.py": "import closed_base\n",
+            "closed/api.py": "import os\nfrom . import helper\nfrom .helper import thing\n",
+            "closed/helper.py": "def late():\n    import closed_late\n",
+            "closed/unused.py": "",
+            "closed_base.py": "import closed.api\n",
+            "closed_late.py": "",
+        },
+    )
+
+    names = library.closure(["closed.api"])
+
+    assert names[0] == "closed"
+    assert set(names) == {"closed", "closed.api", "closed.helper", "closed_base", "closed_late"}
+
+
+def test_functions_of_installed_packages_do_not_add_to_a_closure(
+    library: ModuleLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site_packages = tmp_path / "site-packages"
+    write(site_packages, {"installed.py": "import needed\ndef f():\n    import optional\n"})
+    write(site_packages, {"needed.py": "", "optional.py": ""})
+    monkeypatch.syspath_prepend(site_packages)
+
+    assert library.closure(["installed"]) == ["installed", "needed"]
+
+
+# ---- what one host is sent
+
+
+def test_a_host_is_sent_nothing_twice(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"first.py": "import shared\n", "second.py": "import shared\n", "shared.py": ""})
+    server = ModuleServer(library=library)
+
+    bundles = [server.bundle_for(["first"]), server.bundle_for(["second"]), server.bundle_for(["first"])]
+
+    assert kinds(bundles[0]) == {"first": "module", "shared": "module"}
+    assert kinds(bundles[1]) == {"second": "module"}
+    assert bundles[2] is None
+    assert server.answer("shared") is None
+
+
+def test_identical_bundles_are_packed_once(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"packed.py": ""})
+
+    bundles = [ModuleServer(library=library).bundle_for(["packed"]) for _ in range(2)]
+
+    assert bundles[0] is bundles[1]
+
+
+def test_foreseeable_misses_are_answered_beforehand(library: ModuleLibrary, here: Path) -> None:
+    write(
+        here,
+        {
+            "foresees/__init__.py": "try:\n    from . import _speedups\nexcept ImportError: pass\n"
+            "import os, tomllib, msvcrt, nowhere.sub, compiled_one\nfrom . import attribute\n",
+            "compiled_one/x.so": "",
+            "compiled_one/__init__.py": "",
+        },
+    )
+
+    sent = kinds(ModuleServer(library=library).bundle_for(["foresees"]))
+
+    missing = {"foresees._speedups", "tomllib", "msvcrt", "nowhere", "compiled_one"}
+    assert sent == {"foresees": "package", **dict.fromkeys(missing, "missing")}
+
+
+def test_answers_are_negative_for_what_is_not_there(library: ModuleLibrary) -> None:
+    server = ModuleServer(library=library)
+
+    for name in ("nowhere_at_all", "os", "not-a-name", "", "..", "a..b", "../etc/passwd"):
+        assert kinds(server.answer(name)) == {name: "missing"}
+
+
+def test_questions_that_no_agent_asks_are_refused(library: ModuleLibrary) -> None:
+    with pytest.raises(ValueError, match="more than 255 characters"):
+        ModuleServer(library=library).answer("a" * 256)
+
+
+def test_questions_are_bounded(library: ModuleLibrary) -> None:
+    server = ModuleServer(library=library)
+    for _ in range(MAX_QUESTIONS):
+        server.answer("os")
+
+    with pytest.raises(ValueError, match="more than 10000 modules"):
+        server.answer("os")
+
+
+def test_a_policy_turns_modules_into_negative_answers(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"policed/__init__.py": "from . import api, secret\n", "policed/api.py": "", "policed/secret.py": ""})
+    server = ModuleServer(ModulePolicy(deny=("*.secret",)), library)
+
+    sent = kinds(server.bundle_for(["policed"]))
+
+    assert sent == {"policed": "package", "policed.api": "module", "policed.secret": "missing"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "permitted", "refused"),
+    [
+        (ModulePolicy(), ["a", "a.b"], []),
+        (ModulePolicy(allow=("a.b",)), ["a", "a.b", "a.b.c"], ["a.c", "ab", "b"]),
+        (ModulePolicy(allow=("a.*",)), ["a", "a.b"], ["b"]),
+        (ModulePolicy(deny=("a",)), ["b", "ab"], ["a", "a.b", "a.b.c"]),
+        (ModulePolicy(allow=("a",), deny=("a.x*",)), ["a", "a.b"], ["a.xyz", "a.x.y"]),
+    ],
+)
+def test_policies_match_whole_packages(policy: ModulePolicy, permitted: list[str], refused: list[str]) -> None:
+    assert [name for name in permitted + refused if policy.permits(name)] == permitted

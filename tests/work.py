@@ -1,0 +1,182 @@
+"""What tests run over there: ordinary functions that need nothing but an old Python and its library."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+def add(a, b=0):
+    return a + b
+
+
+def echo(*args, **kwargs):
+    return args, kwargs
+
+
+def pid():
+    return os.getpid()
+
+
+def shout(lines, width=10):
+    for number in range(lines):
+        print("%d %s" % (number, "x" * width))
+    sys.stderr.write("done\nand no newline")
+
+
+def write_at_every_level(text):
+    print(text + " print")
+    os.write(1, (text + " write\n").encode())
+    os.system("echo %s child" % text)
+    subprocess.check_call(["sh", "-c", "echo %s grandchild >&2" % text])
+
+
+def say_and_run(path, seconds=3600):
+    """Leave our pid in a file, so that the test knows that we run, then sleep."""
+    write_file(path, str(os.getpid()))
+    time.sleep(seconds)
+
+
+def write_file(path, text):
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.rename(path + ".new", path)
+
+
+def fail(kind="ValueError", *args):
+    raise getattr(__builtins__, kind)(*args) if not isinstance(__builtins__, dict) else __builtins__[kind](*args)
+
+
+def fail_with_cause():
+    try:
+        {}["missing"]
+    except KeyError as exc:
+        raise RuntimeError("no such thing") from exc
+
+
+class OwnError(FileNotFoundError):
+    pass
+
+
+def fail_in_own_way():
+    raise OwnError(2, "gone", "/nowhere")
+
+
+def exit_at_once(status):
+    os._exit(status)
+
+
+def exit_politely(status):
+    sys.exit(status)
+
+
+def kill_self(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+class Thing:
+    pass
+
+
+def give_thing():
+    return Thing()
+
+
+def give_lock():
+    return threading.Lock()
+
+
+def size_of(data):
+    return len(data)
+
+
+def give_bytes(count):
+    return b"x" * count
+
+
+def give_list(count):
+    return list(range(count))
+
+
+_count = 0
+
+
+def count_calls():
+    global _count
+    _count += 1
+    return _count
+
+
+def clean_up_then(path, seconds=0.0):
+    """On cancellation leave a file, after so many seconds of cleaning up."""
+    write_file(path + ".started", str(os.getpid()))
+    try:
+        time.sleep(3600)
+    finally:
+        time.sleep(seconds)
+        write_file(path, "clean")
+
+
+def return_anyway(path):
+    """Swallow the cancellation, and return."""
+    write_file(path, str(os.getpid()))
+    try:
+        time.sleep(3600)
+    except BaseException:
+        return "came anyway"
+
+
+def raise_otherwise(path):
+    write_file(path, str(os.getpid()))
+    try:
+        time.sleep(3600)
+    finally:
+        raise LookupError("while cleaning up")
+
+
+def refuse_to_stop(path):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    write_file(path, str(os.getpid()))
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            pass
+
+
+def start_children(path):
+    """Children in our group, in a group and a session of their own; leave all pids in a file."""
+    children = [
+        subprocess.Popen(["sleep", "3600"]),
+        subprocess.Popen(["timeout", "3600", "sleep", "3600"]),
+        subprocess.Popen(["sleep", "3600"], start_new_session=True),
+        subprocess.Popen(["sh", "-c", "sleep 3600 & wait"], start_new_session=True),
+    ]
+    write_file(path, " ".join(str(child.pid) for child in [*children]))
+    time.sleep(3600)
+
+
+def fork_and_both_return():
+    if os.fork() == 0:
+        return "child"
+    return "parent"
+
+
+def print_unicode():
+    print("grüße \u2713")
+    return sys.stdout.encoding
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+def directory():
+    return os.getcwd()
+
+
+def sys_path():
+    return list(sys.path)
