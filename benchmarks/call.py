@@ -61,13 +61,9 @@ def rate(ping: Measure) -> Measure:
 async def measure(bench: Bench) -> None:
     async with contextlib.AsyncExitStack() as stack:
         bare = stack.enter_context(echo_process())
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        by_trio: trio.Process = await nursery.start(
-            lambda task_status: trio.run_process(
-                (*PYTHON, "-c", ECHO), stdin=subprocess.PIPE, stdout=subprocess.PIPE, task_status=task_status
-            )
-        )
-        stack.callback(nursery.cancel_scope.cancel)
+        by_trio = await trio.lowlevel.open_process((*PYTHON, "-c", ECHO), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        stack.push_async_callback(by_trio.wait)
+        stack.callback(by_trio.kill)
         host = await stack.enter_async_context(trickle.open_host(local()))
         other_host = await stack.enter_async_context(trickle.open_host(local()))
         session = await stack.enter_async_context(other_host.session())

@@ -73,7 +73,7 @@ def per_second(act: Callable[[], object]) -> Measure:
 async def measure(bench: Bench) -> None:
     async with contextlib.AsyncExitStack() as stack:
         data = bytes(SIZE)
-        in_memory = stack.enter_context(tempfile.NamedTemporaryFile())
+        in_memory = stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115 (it is one)
         write_all(in_memory.fileno(), data)
         host = await stack.enter_async_context(trickle.open_host(local()))
         gateway = stack.enter_context(gateway_if_installed())

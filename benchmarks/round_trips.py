@@ -1,8 +1,10 @@
 """How many times does a connection wait for the other end until it has the first result?
 
-Measured: the time to the first result through a pipe that delays both ways by 50 ms, minus the time through one that
-does not delay, in round trips of 100 ms.  1 is the least there can be.  A tunnel's own handshake comes on top (ssh's
-is about eight round trips).  Not measured: bandwidth, which the pipe does not limit, and lost packets.
+Measured: the time to the first result through a pipe whose round trip takes 400 ms, minus the time through one of
+200 ms, divided by the difference.  (Not against a pipe without delay: what is on its way while the far Python starts
+does not wait for it, and would count for less than it is.)  1 is the least there can be.  A tunnel's own handshake
+comes on top (ssh's is about eight round trips).  Not measured: bandwidth, which the pipe does not limit, and lost
+packets.
 
 The function called is a builtin, or one of a package of three modules that only this end has.
 """
@@ -20,8 +22,8 @@ from benchmarks._own_package import own_function
 from benchmarks._peers import DELAY_PIPE, gateway, if_execnet
 
 PLACEMENTS = (FREE,)  # it is the waiting that is measured
-ONE_WAY = 50  # ms
-ROUND_TRIP = 2 * ONE_WAY / 1000  # seconds
+NEAR, FAR = 100, 200  # ms one way: more than a Python takes to start
+MORE = 2 * (FAR - NEAR) / 1000  # seconds in each round trip
 
 
 async def first_result(one_way: int, fn: Callable[[], object], *, wait: bool) -> float:
@@ -45,25 +47,25 @@ def execnet_first_result(one_way: int) -> float:
 async def measure(bench: Bench) -> None:
     with own_function() as own:
 
-        def trickle_s(fn: Callable[[], object], wait: bool) -> Callable[[int], Measure]:
+        def by_trickle(fn: Callable[[], object], wait: bool) -> Callable[[int], Measure]:
             return lambda one_way: each(lambda: first_result(one_way, fn, wait=wait))
 
         ways: dict[str, Callable[[int], Measure | str]] = {
-            "trickle: builtin": trickle_s(int, True),
-            "trickle: builtin, wait=False": trickle_s(int, False),
-            "trickle: own package": trickle_s(own, True),
-            "trickle: own package, wait=False": trickle_s(own, False),
+            "trickle: builtin": by_trickle(int, True),
+            "trickle: builtin, wait=False": by_trickle(int, False),
+            "trickle: own package": by_trickle(own, True),
+            "trickle: own package, wait=False": by_trickle(own, False),
             "execnet: builtin": lambda one_way: if_execnet(blocking(lambda: execnet_first_result(one_way))),
             "execnet: own package": lambda one_way: "sends no imports",
         }
-        candidates = {(name, one_way): way(one_way) for name, way in ways.items() for one_way in (0, ONE_WAY)}
-        taken = await bench.sample({f"{n}/{ms}": c for (n, ms), c in candidates.items()}, rounds=bench.pick(2, 15))
+        candidates = {f"{name}/{one_way}": way(one_way) for name, way in ways.items() for one_way in (NEAR, FAR)}
+        taken = await bench.sample(candidates, rounds=bench.pick(2, 15))
 
     def round_trips(name: str) -> list[float] | str:
-        near, far = taken[f"{name}/0"], taken[f"{name}/{ONE_WAY}"]
+        near, far = taken[f"{name}/{NEAR}"], taken[f"{name}/{FAR}"]
         if isinstance(near, str) or isinstance(far, str):
             return str(near)
-        return [(median(far) - median(near)) / ROUND_TRIP]
+        return [(median(far) - median(near)) / MORE]
 
     bench.record("round_trips: until the first result", {name: round_trips(name) for name in ways}, unit=ROUND_TRIPS)
 

@@ -70,6 +70,7 @@ class Group(Mapping[str, Host]):
     @overload
     async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Results[T]: ...
 
+    @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Results[Any]:
         """Run ``fn(*args, **kwargs)`` on every host at once, and return a result or an error for each.
 
@@ -106,6 +107,7 @@ class Group(Mapping[str, Host]):
                 host=host.name,
                 verdict=record.verdict,
                 stage=record.stage,
+                remote_stack=record.call.remote_stack if record.call is not None else None,
             )
         )
 
@@ -141,6 +143,7 @@ class Group(Mapping[str, Host]):
 
 
 @contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_group(
     tunnels: Iterable[Tunnel | str],
     *,

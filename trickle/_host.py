@@ -17,6 +17,7 @@ import trio
 
 from trickle import _pickling, _unpickling
 from trickle._agent.options import join
+from trickle._async_support import check_can_run, is_async
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, WorkerDied
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._remote_errors import rebuild_exception
@@ -163,6 +164,10 @@ class HostCore:
                 await self._wait(link, call)
             except BaseException as exc:
                 await self._stop(link, call, options, exc)
+                if call.remote_stack:
+                    exc.add_note(
+                        f"{self.name}: at its deadline the call was here, innermost frame first:\n{call.remote_stack}"
+                    )
                 if isinstance(exc, KeyboardInterrupt) or call.verdict not in (frames.RETURNED, frames.RAISED):
                     raise
             finally:
@@ -185,6 +190,9 @@ class HostCore:
         options: CallOptions,
     ) -> bytes:
         """The call's payload; what it needs over there is on its way when this returns."""
+        if needs_trio := is_async(fn):
+            info = await self.wait_connected(link)
+            check_can_run(fn, self.name, info.python_version, link.lacks)
         while True:
             version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
             implementation = link.info.implementation if link.info is not None else None
@@ -201,7 +209,7 @@ class HostCore:
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
                     f" {self.settings.max_payload}; raise it in open_host, or send less"
                 )
-            await link.send_modules_for(outgoing.modules)
+            await link.send_modules_for(outgoing.modules | ({"trio"} if needs_trio else set()))
             return payload
 
     async def _wait(self, link: Link, call: RemoteCall) -> None:
@@ -258,6 +266,7 @@ class HostCore:
             host=self.name,
             verdict=call.verdict_name,
             stage=link.stage_of(call),
+            remote_stack=call.remote_stack,
         )
 
     def _read_result(self, call: RemoteCall, options: CallOptions) -> Any:
@@ -370,6 +379,7 @@ class Host:
             raise RuntimeError(f"{self.name}: it has not answered yet; await wait_connected() first")
         return self._core.link.info
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_connected(self) -> HostInfo:
         """Wait until the agent has answered, and return what it says of itself.
 
@@ -384,6 +394,7 @@ class Host:
     @overload
     async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
+    @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn(*args, **kwargs)`` on this host and return what it returns.
 
@@ -428,6 +439,7 @@ class Host:
         return Host(self._core, self._options.replace(**given(locals())))
 
     @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
     async def session(self) -> AsyncIterator[Session]:
         """Pin one worker for the block: its calls queue, and find the state that earlier ones left."""
         core = self._core
@@ -448,6 +460,7 @@ class Host:
         """How this host does now."""
         return self._core.statistics()
 
+    @trio.lowlevel.enable_ki_protection
     async def aclose(self) -> None:
         """End all calls, with their verdicts, and the agent; the views of this host are closed too.
 
@@ -476,6 +489,7 @@ class Session:
     @overload
     async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
 
+    @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run ``fn(*args, **kwargs)`` in this session's worker, after the calls that came before.
 
@@ -488,6 +502,7 @@ class Session:
 
 
 @contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
 async def open_host(
     tunnel: Tunnel | str,
     *,
@@ -567,7 +582,7 @@ def died(host: str, call: RemoteCall, what: str) -> WorkerDied:
 def _reason(exc: BaseException) -> str | None:
     """Why a call is no longer wanted, for the code that runs over there."""
     if isinstance(exc, trio.Cancelled):
-        return getattr(exc, "reason", None) or getattr(exc, "source", None)
+        return exc.reason or ("deadline" if exc.source == "deadline" else None)
     return type(exc).__name__
 
 

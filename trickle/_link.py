@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import subprocess
+import weakref
 from collections import Counter, deque
 from typing import Literal
 
@@ -46,6 +47,22 @@ from trickle._wire.frames import (
 from trickle.abc import Tunnel
 
 logger = logging.getLogger("trickle")
+
+_live: weakref.WeakSet[trio.Process] = weakref.WeakSet()
+
+
+def _let_go_in_fork() -> None:
+    """A fork of this program does not hold the agents' pipes: they must end with this process, not with the fork."""
+    for process in _live:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            fd = stream.fileno() if isinstance(stream, trio.lowlevel.FdStream) else -1
+            if fd >= 0:
+                nothing = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nothing, fd, inheritable=False)  # not closed: its number must not be given to something else
+                os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
 
 KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
@@ -83,6 +100,13 @@ class RemoteCall:
         self.error: ConnectError | HostLost | None = None
 
     @property
+    def remote_stack(self) -> str | None:
+        """Where its deadline found it, innermost frame first; None if that is not known."""
+        if self.verdict in (frames.RETURNED, frames.RAISED) or not any(self.parts):
+            return None
+        return _text(b"".join(self.parts))
+
+    @property
     def verdict_name(self) -> str:
         """The verdict in words."""
         return frames.VERDICTS[self.verdict] if self.verdict is not None else "unknown"
@@ -107,6 +131,9 @@ class Link:
         self.stage = "starting the tunnel"
         self.closing = False
         self.info: HostInfo | None = None
+        self.lacks: frozenset[str] = (
+            frozenset()
+        )  # modules of the standard library that were asked for and are not there
         self.error: ConnectError | HostLost | None = None
         self.answered = trio.Event()  # or failed to
         self.gone = trio.Event()
@@ -199,7 +226,8 @@ class Link:
             call.error = error
             self._finish(call, None)
         self._scope.cancel()
-        log = logger.info if self.closing else logger.warning
+        # A host that was never reached is the business of whoever called it; one that is lost may have been idle.
+        log = logger.info if self.closing or isinstance(error, ConnectError) else logger.warning
         log("%s", str(error).splitlines()[0])
 
     async def close(self, grace_period: float) -> None:
@@ -210,9 +238,11 @@ class Link:
         elif self.state == "connected":
             self._connection.control(Close(0, milliseconds(grace_period)))
             self._wake.set()
-            with trio.move_on_after(grace_period + VERDICT_SLACK, shield=True):
-                await self.gone.wait()
-            self.lose(self._lost("it did not close in time"))
+            try:
+                with trio.move_on_after(grace_period + VERDICT_SLACK, shield=True):
+                    await self.gone.wait()
+            finally:  # also on a second Ctrl-C
+                self.lose(self._lost("it did not close in time"))
         with trio.move_on_after(4 * EXIT_PATIENCE, shield=True):
             await self.gone.wait()
 
@@ -292,6 +322,7 @@ class Link:
             error.__cause__ = exc
             self.lose(error)
             return None
+        _live.add(self._process)
         self.stage = "waiting for the agent"
         return self._process
 
@@ -405,10 +436,14 @@ class Link:
         call.finished.set()
         if verdict in (frames.KILLED, frames.UNKILLABLE, frames.DIED):
             logger.info("%s: call %d: %s", self.name, call.id, call.verdict_name)
+        if call.remote_stack:
+            logger.info("%s: call %d was here at its deadline:\n%s", self.name, call.id, call.remote_stack)
 
     def _greeted(self, frame: Hello) -> None:
         try:
-            self.info = _info_from(frame.payload)
+            about = dict(line.split("=", 1) for line in frame.payload.decode("utf-8", "replace").split("\n"))
+            self.info = _info_from(about)
+            self.lacks = frozenset(about["lacks"].split())
         except (ValueError, KeyError, TypeError) as exc:
             raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
         self.state = "connected"
@@ -573,8 +608,7 @@ def _text(data: bytes) -> str:
     return "\n".join(map(printable, data.decode("utf-8", "backslashreplace").split("\n")))
 
 
-def _info_from(payload: bytes) -> HostInfo:
-    about = dict(line.split("=", 1) for line in payload.decode("utf-8", "replace").split("\n"))
+def _info_from(about: dict[str, str]) -> HostInfo:
     major, minor, micro = map(int, about["python_version"].split("."))
     texts = {
         name: printable(about[name]) for name in ("hostname", "user", "python", "implementation", "system", "machine")

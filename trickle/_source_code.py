@@ -235,12 +235,11 @@ def _files_of(value: Any) -> Iterator[str]:
     functions = [inspect.unwrap(member) for member in members if isinstance(member, FunctionType)]
     seen = dict.fromkeys(function.__code__.co_filename for function in functions)
     script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is None:  # python -c, or cells of an interactive session, the newest first
-        cells = [name for name, entry in linecache.cache.items() if len(entry) == 4 and entry[1] is None]
-        seen.update(dict.fromkeys([*reversed(cells), "<string>"]))
-    else:
+    if script is not None:
         seen[script] = None
-    return iter(seen)
+    # What was typed into an interactive session or a notebook, the newest first; the program of python -c.
+    cells = [name for name in linecache.cache if name.startswith("<") or "ipykernel" in name]
+    return iter(dict.fromkeys([*seen, *reversed(cells), "<string>"]))
 
 
 def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stmt | None:
@@ -298,12 +297,14 @@ def _contains(node: ast.expr, code: CodeType) -> bool:
     """Whether all instructions of *code* come from within *node*."""
     first = (node.lineno, node.col_offset)
     last = (node.end_lineno or 0, node.end_col_offset or 0)
+    has_positions = False  # Python can be told not to keep them (-X no_debug_ranges)
     for line, end_line, column, end_column in code.co_positions():
-        if None in (line, end_line, column, end_column) or column == end_column:
+        if line is None or end_line is None or column is None or end_column is None or column == end_column:
             continue  # bookkeeping
-        if (line, column) < first or (end_line, end_column) > last:  # type: ignore[operator, unused-ignore]
+        has_positions = True
+        if (line, column) < first or (end_line, end_column) > last:
             return False
-    return True
+    return has_positions
 
 
 def _extent(node: ast.expr) -> tuple[int, int]:

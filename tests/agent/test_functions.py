@@ -11,11 +11,12 @@ import pytest
 
 from ..pythons import far_pythons, python_id
 from .far_end import FarEnd, RaisedThere, far_end
-from .script import PREAMBLE, run_script
+from .script import PREAMBLE, ScriptCall, run_script
 
 pytestmark = pytest.mark.parametrize("python", far_pythons(), ids=python_id)
 
 OFFSET = 100
+CALLS: dict[str, list[ScriptCall]] = {}  # of each script: they are the same for every far end
 
 
 @pytest.fixture
@@ -26,14 +27,16 @@ def far(python: str) -> Iterator[FarEnd]:
 
 def make_script_results(far: FarEnd, tmp_path: Path, body: str) -> list[Any]:
     """Run a script that makes calls of ``remote``, and make these calls over there."""
-    script = tmp_path / "script.py"
-    script.write_text(PREAMBLE + textwrap.dedent(body) + "\nremote.finish()\n")
-    return make_results(far, [script])
+    if body not in CALLS:
+        script = tmp_path / "script.py"
+        script.write_text(PREAMBLE + textwrap.dedent(body) + "\nremote.finish()\n")
+        CALLS[body] = run_script([script])
+    return make_results(far, CALLS[body])
 
 
-def make_results(far: FarEnd, words: list[str | Path]) -> list[Any]:
+def make_results(far: FarEnd, calls: list[ScriptCall]) -> list[Any]:
     results = []
-    for call in run_script(words):
+    for call in calls:
         assert call.outgoing is not None, call.error
         if call.bundle is not None:
             far.run("importer.add_bundle(bundle)", bundle=call.bundle)
@@ -406,7 +409,7 @@ def test_future_annotations_of_a_script_are_kept(far: FarEnd, tmp_path: Path) ->
         "remote.call(f, 1)\nremote.finish()\n"
     )
 
-    assert make_results(far, [script]) == [8]
+    assert make_results(far, run_script([script])) == [8]
 
 
 def test_tracebacks_show_the_lines_of_a_script(far: FarEnd, tmp_path: Path) -> None:
@@ -450,7 +453,7 @@ def test_the_program_of_a_command_line_works(far: FarEnd) -> None:
     program = PREAMBLE + "\ndef f(x): return g(x)\ndef g(x): return x + 1\n"
     program += "remote.call(f, 1); remote.call(lambda: g(2))\nremote.finish()"
 
-    assert make_results(far, ["-c", program]) == [2, 3]
+    assert make_results(far, run_script(["-c", program])) == [2, 3]
 
 
 def test_cells_of_a_notebook_work(far: FarEnd, tmp_path: Path) -> None:

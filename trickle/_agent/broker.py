@@ -359,8 +359,17 @@ class Broker:
             self._end(task, NEVER_STARTED)
             return
         self._throttle(worker)
+        if frame.cause == frames.BY_DEADLINE:
+            self._ask_for_stack(worker)
         worker.tell(frame, _signal.SIGURG)
         self._at(time.monotonic() + frame.grace_ms / 1000.0, lambda: self._terminate(task))
+
+    def _ask_for_stack(self, worker: Worker) -> None:
+        """Why was it slow?  The answer is read with the call's end."""
+        from trickle._agent.worker import STACK
+
+        if STACK is not None:
+            reaper.signal_one(worker.pid, STACK)
 
     def _terminate(self, task: Task) -> None:
         """Second rung: SIGTERM to the worker's group."""
@@ -372,7 +381,7 @@ class Broker:
     def _kill(self, task: Task) -> None:
         """Last rung: SIGKILL to everything."""
         if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
-            self._retire(task.worker).end = (task.id, KILLED, 0, b"")
+            self._retire(task.worker).end = (task.id, KILLED, 0, task.worker.read_stack())
 
     # ---- sessions
 
@@ -458,6 +467,8 @@ class Broker:
             from trickle._agent import worker
 
             _signal.signal(_signal.SIGURG, worker.on_wake)
+            if worker.STACK is not None:
+                _signal.signal(worker.STACK, _signal.SIG_IGN)  # until the worker has its handler
             if hasattr(gc, "freeze"):  # 3.7
                 gc.collect()
                 gc.freeze()
@@ -519,7 +530,7 @@ class Broker:
         reaping = self._retire(worker)
         if task is not None and task.id in self.tasks:
             detail = status & 0xFFFF  # exit status, or 256 + the signal's number
-            reaping.end = (task.id, KILLED if task.killed else DIED, detail, b"")
+            reaping.end = (task.id, KILLED if task.killed else DIED, detail, worker.read_stack())
         elif not worker.session and not self.closing:
             self._note(INFO, "worker %d ended between two calls" % worker.pid)
         if worker.session in self.sessions:
@@ -549,7 +560,7 @@ class Broker:
                     continue
                 self._note(WARNING, "processes %r survived SIGKILL" % ([reaping.worker.pid, *pids],))
                 if reaping.end is not None:
-                    reaping.end = (reaping.end[0], UNKILLABLE, 0, b"")
+                    reaping.end = (reaping.end[0], UNKILLABLE, 0, reaping.end[3])
             self._bury(reaping)
 
     def _bury(self, reaping: Reaping) -> None:
@@ -622,7 +633,9 @@ class Broker:
         self._flush_lines(worker)
         verdict, payload = frame.verdict, frame.payload
         if task.torn:
-            verdict, payload = CANCELLED, b""
+            verdict = CANCELLED
+        if verdict == CANCELLED:
+            payload = worker.read_stack()
         if frame.detail & TAINTED or task.killed:
             self._retire(worker).end = (task.id, verdict, 0, payload)
             if worker.session in self.sessions:
@@ -748,6 +761,10 @@ def exit_status(pid: int) -> "Optional[int]":
     return info.si_status if info.si_code == os.CLD_EXITED else 256 + info.si_status
 
 
+def _has_module(name: str) -> bool:
+    return any(finder.find_spec(name, None) is not None for finder in sys.meta_path)
+
+
 def _about_this_host() -> bytes:
     uname = os.uname()
     try:
@@ -765,6 +782,7 @@ def _about_this_host() -> bytes:
         "implementation": sys.implementation.name,
         "system": uname.sysname,
         "machine": uname.machine,
+        "lacks": " ".join(name for name in ("contextvars", "queue", "ssl") if not _has_module(name)),
     }
     return "\n".join("%s=%s" % item for item in about.items()).encode("utf-8", "surrogateescape")
 

@@ -19,7 +19,7 @@ def install(send: "Send") -> None:
     if "logging" in sys.modules:
         _add_handler(sys.modules["logging"], send)
     else:
-        sys.meta_path.insert(0, _Watcher(send))  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Watcher(send))
 
 
 class _Watcher:
@@ -31,7 +31,7 @@ class _Watcher:
     def find_spec(self, name: str, path: "Any" = None, target: "Any" = None) -> "Any":
         if name != "logging" or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         for finder in list(sys.meta_path):
             spec = finder.find_spec(name, path, target)
             if spec is not None and spec.loader is not None:

@@ -19,7 +19,8 @@ F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
 SIGKILL = 9
 READ_SIZE = 64 * 1024
 LINE = CHUNK // 2  # bytes: a longer line is cut
-LOWEST_FREE = 6  # the worker's own descriptors are 0 to 5
+LOWEST_FREE = 7  # the worker's own descriptors are 0 to 6
+LONGEST_STACK = 4000  # bytes: what fits a small frame
 
 
 class Lines:
@@ -74,11 +75,12 @@ class Worker:
         control_read, self.control = os.pipe()
         out_read, out_write = os.pipe()
         error_read, error_write = os.pipe()
+        self.stack, stack_write = os.pipe()
         self.bundles = len(bundles)
         self.pid = os.fork()
         if not self.pid:
             try:
-                link = _settle(theirs, control_read, life_read, out_write, error_write)
+                link = _settle(theirs, control_read, life_read, out_write, error_write, stack_write)
                 from trickle._agent import worker
 
                 worker.main(link, 4, configuration, self.mark, bundles)
@@ -89,13 +91,13 @@ class Worker:
             finally:
                 os._exit(70)
         theirs.close()
-        for fd in (life_read, control_read, out_write, error_write):
+        for fd in (life_read, control_read, out_write, error_write, stack_write):
             os.close(fd)
         self.started = reaper.start_time(self.pid)
         self.link = ours
         self.link.setblocking(False)
         self.outputs = {out_read: Lines(1), error_read: Lines(2)}
-        for fd in (self.control, out_read, error_read):
+        for fd in (self.control, self.stack, out_read, error_read):
             os.set_blocking(fd, False)
 
     @property
@@ -109,7 +111,7 @@ class Worker:
     def close(self) -> None:
         """Forget the pipes of a worker that is gone."""
         self.link.close()
-        for fd in [*self.outputs, self.control, self.life]:
+        for fd in [*self.outputs, self.control, self.life, self.stack]:
             os.close(fd)
         self.outputs = {}
 
@@ -150,6 +152,16 @@ class Worker:
         except OSError:
             pass  # it is dying; or it ignores a pipe full of such frames, and the next rung will do
 
+    def read_stack(self) -> bytes:
+        """The stack that the worker was asked for, innermost frame first, without trickle's own frames."""
+        try:
+            text = os.read(self.stack, READ_SIZE)
+        except OSError:
+            return b""
+        lines = text.splitlines()[1:]
+        ours = [number for number, line in enumerate(lines) if b'File "<trickle>/' in line]
+        return b"\n".join(lines[: ours[0] if ours else None])[:LONGEST_STACK]
+
     def receive(self) -> "Optional[List[frames.Frame]]":
         """What has come over the link; None at its end."""
         try:
@@ -171,13 +183,13 @@ class Worker:
         return self.outputs[fd].feed(data) if data else None
 
 
-def _settle(link: "_socket.socket", control: int, life: int, out: int, error: int) -> "_socket.socket":
-    """Put the child's descriptors at 0 to 5, close all others, and lead a session that dies with the broker."""
+def _settle(link: "_socket.socket", control: int, life: int, out: int, error: int, stack: int) -> "_socket.socket":
+    """Put the child's descriptors at 0 to 6, close all others, and lead a session that dies with the broker."""
     os.setsid()
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     # Out of each other's way first: one of them may be where another goes.
-    held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (out, error, link.fileno(), control, life)]
+    held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (out, error, link.fileno(), control, life, stack)]
     for target, fd in enumerate(held, 1):
         os.dup2(fd, target, target < 3)  # inheritable: what a call starts prints to 1 and 2
     nothing = os.open(os.devnull, os.O_RDWR)

@@ -90,6 +90,14 @@ def kill(pids: "Iterable[int]") -> int:
     return count
 
 
+def signal_one(pid: int, number: int) -> None:
+    """A signal to one process that has not been reaped."""
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
 def kill_group(pid: int, number: int) -> None:
     """A signal to the process group of a worker that has not been reaped."""
     try:

@@ -12,7 +12,7 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
     Reducer = Callable[[Any], Tuple[Any, ...]]
     Described = Dict[str, Any]
@@ -21,13 +21,11 @@ PROTOCOL = 5 if sys.version_info >= (3, 8) else 4  # the reader needs 4's opcode
 
 MAX_TEXT = 64 * 1024  # characters of a str(), and of a traceback: more is no longer read by a person
 MAX_CHILD_TEXT = 8 * 1024  # of each exception in a group: the group's own traceback shows them too
-MAX_ARGUMENT = 64 * 1024  # bytes of one packed argument of an exception
 MAX_INTEGER_BITS = 4096  # of an exception's argument: str() of a huge one is slow, and refused by newer Pythons
 MAX_CLASSES = 64  # of an exception's bases
-MAX_NOTES = 32
+MAX_ITEMS = 32  # of its arguments, its notes, its attributes
+MAX_CHILDREN = 200  # of a group and its groups, together
 MAX_DEPTH = 8  # of groups in groups, and of containers in an argument
-MAX_CHILDREN = 64  # of one group
-MAX_ATTRIBUTES = 32
 MAX_CHAIN = 1000  # causes and contexts walked
 
 
@@ -156,30 +154,45 @@ def describe_exception(exc: BaseException) -> bytes:
     raises: what cannot be had is left out.
     """
     try:
-        return dumps_result(_describe(exc, 0))
-    except Exception as problem:  # such as RecursionError, MemoryError
-        return dumps_result(_describe_briefly(exc, problem))
+        return dumps_result(_Describer().describe(exc, 0))
+    except Exception as problem:  # such as MemoryError
+        said = "(nothing more can be said: describing it raised %s)" % type(problem).__name__
+        return dumps_result(dict(_describe_class(exc), traceback=said))
 
 
-def _describe(exc: BaseException, depth: int) -> "Described":
-    _drop_own_frames(exc)
-    max_text = MAX_CHILD_TEXT if depth else MAX_TEXT
-    args, faithful = _describe_arguments(exc)
-    return {
-        "type": _name_of(type(exc)),
-        "bases": [_name_of(cls) for cls in type(exc).__mro__[1 : MAX_CLASSES + 1]],
-        "text": _shorten(_text_of(exc), max_text),
-        "args": args,
-        "args_are_faithful": faithful,
-        "members": _describe_members(exc),
-        "attributes": _describe_attributes(exc),
-        "notes": _describe_notes(exc),
-        "traceback": _shorten(_format_traceback(exc), max_text),
-        "children": _describe_children(exc, depth),
-    }
+class _Describer:
+    """Describes one exception, and those in it if it is a group."""
+
+    def __init__(self) -> None:
+        self.children_left = MAX_CHILDREN
+
+    def describe(self, exc: BaseException, depth: int) -> "Described":
+        limit = MAX_CHILD_TEXT if depth else MAX_TEXT
+        children = _children_of(exc)
+        described = _describe_class(exc)
+        _drop_own_frames(exc)
+        described["traceback"] = _shorten(_format_traceback(exc, whole=not (children and depth)), limit)
+        described["text"] = _shorten(_text_of(exc), limit)
+        described["args"], described["args_are_faithful"] = _describe_arguments(exc, limit)
+        described["members"] = _describe_members(exc, limit)
+        described["attributes"] = _describe_attributes(exc, limit)
+        described["notes"] = _describe_notes(exc, limit)
+        if depth < MAX_DEPTH:
+            described["children"] = self.describe_children(children, depth)
+        return described
+
+    def describe_children(self, children: "Sequence[BaseException]", depth: int) -> "List[Described]":
+        descriptions = []  # type: List[Described]
+        for child in children:
+            if self.children_left == 0:
+                break
+            self.children_left -= 1
+            descriptions.append(self.describe(child, depth + 1))
+        return descriptions
 
 
-def _describe_briefly(exc: BaseException, problem: BaseException) -> "Described":
+def _describe_class(exc: BaseException) -> "Described":
+    """Return a description that says only what *exc* is."""
     return {
         "type": _name_of(type(exc)),
         "bases": [_name_of(cls) for cls in type(exc).__mro__[1 : MAX_CLASSES + 1]],
@@ -189,8 +202,8 @@ def _describe_briefly(exc: BaseException, problem: BaseException) -> "Described"
         "members": {},
         "attributes": {},
         "notes": [],
-        "traceback": "(nothing more can be said: describing it raised %s)" % type(problem).__name__,
-        "children": None,
+        "traceback": "",
+        "children": [],
     }
 
 
@@ -198,16 +211,24 @@ def _name_of(cls: type) -> "Tuple[str, str]":
     return str(cls.__module__), str(cls.__qualname__)
 
 
+def _attribute_of(exc: BaseException, name: str) -> "Any":
+    """Return an attribute, or None if it is not there; a property of the program's may raise anything."""
+    try:
+        return getattr(exc, name)
+    except Exception:
+        return None
+
+
 def _text_of(exc: BaseException) -> str:
     try:
-        return str(exc) + ""  # an instance of a subclass of str becomes a plain one
+        return str.__add__(str(exc), "")  # an instance of a subclass of str becomes a plain one
     except Exception as problem:
         return "(no text: its __str__ raised %s)" % type(problem).__name__
 
 
-def _repr_of(value: "Any") -> str:
+def _repr_of(value: "Any", limit: int) -> str:
     try:
-        return _shorten(repr(value) + "", MAX_CHILD_TEXT)
+        return _shorten(str.__add__(repr(value), ""), limit)
     except Exception as problem:
         return "<%s: its __repr__ raised %s>" % (_describe_type(value), type(problem).__name__)
 
@@ -217,24 +238,28 @@ def _shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     mark = "\n... (%d characters left out) ...\n" % (len(text) - limit)
-    head = (limit - len(mark)) // 2
-    return text[:head] + mark + text[len(text) - (limit - len(mark) - head) :]
+    head = max(0, limit - len(mark)) // 2
+    tail = max(0, limit - len(mark) - head)
+    return text[:head] + mark + text[len(text) - tail :]
 
 
-def _describe_arguments(exc: BaseException) -> "Tuple[Tuple[Any, ...], bool]":
+def _describe_arguments(exc: BaseException, limit: int) -> "Tuple[Tuple[Any, ...], bool]":
     """Return the arguments, and whether each is itself and not its repr()."""
-    try:
-        given = tuple(exc.args)
-    except Exception:  # a property that raises
+    args = _attribute_of(exc, "args")
+    if type(args) is not tuple:
         return (), False
-    args = tuple(arg if _is_small_and_plain(arg) else _repr_of(arg) for arg in given[:MAX_CHILDREN])
-    faithful = len(given) <= MAX_CHILDREN and all(described is arg for described, arg in zip(args, given))  # noqa: B905
-    return args, faithful
+    limit //= max(1, len(args))
+    described = tuple(arg if _is_small_and_plain(arg, limit) else _repr_of(arg, limit) for arg in args[:MAX_ITEMS])
+    return described, len(args) <= MAX_ITEMS and all(map(_is_same, described, args))
 
 
-def _is_small_and_plain(value: "Any") -> bool:
+def _is_same(one: object, other: object) -> bool:
+    return one is other
+
+
+def _is_small_and_plain(value: "Any", limit: int) -> bool:
     try:
-        return _is_plain(value, 0) and len(dumps_result(value)) <= MAX_ARGUMENT
+        return _is_plain(value, 0) and len(dumps_result(value)) <= limit
     except Exception:
         return False
 
@@ -267,54 +292,53 @@ _MEMBERS = (
 )  # type: Tuple[Tuple[type, Tuple[str, ...]], ...]
 
 
-def _describe_members(exc: BaseException) -> "Dict[str, Any]":
+def _describe_members(exc: BaseException, limit: int) -> "Dict[str, Any]":
     members = {}
     for cls, names in _MEMBERS:
         for name in names if isinstance(exc, cls) else ():
-            try:
-                value = getattr(exc, name)
-            except Exception:  # unset, or newer than this Python
-                continue
-            if _is_small_and_plain(value):
+            value = _attribute_of(exc, name)
+            if value is not None and _is_small_and_plain(value, limit):
                 members[name] = value
     return members
 
 
-def _describe_attributes(exc: BaseException) -> "Dict[str, Any]":
+def _describe_attributes(exc: BaseException, limit: int) -> "Dict[str, Any]":
     """Return the plain data that the program keeps on *exc*, such as a CalledProcessError's returncode."""
-    attributes: "Dict[str, Any]" = {}
-    for name, value in list(getattr(exc, "__dict__", {}).items()):
-        if len(attributes) == MAX_ATTRIBUTES:
+    attributes = {}  # type: Dict[str, Any]
+    for name, value in list(exc.__dict__.items()):
+        if len(attributes) == MAX_ITEMS:
             break
-        if type(name) is str and not name.startswith("_") and _is_small_and_plain(value):
+        if type(name) is str and not name.startswith("_") and _is_small_and_plain(value, limit // 8):
             attributes[name] = value
     return attributes
 
 
-def _describe_notes(exc: BaseException) -> "List[str]":
-    notes = getattr(exc, "__notes__", None)
-    if not isinstance(notes, (list, tuple)):
+def _describe_notes(exc: BaseException, limit: int) -> "List[str]":
+    notes = _attribute_of(exc, "__notes__")
+    if type(notes) is not list:
         return []
-    return [_shorten(note + "", MAX_CHILD_TEXT) for note in notes[:MAX_NOTES] if isinstance(note, str)]
+    return [_shorten(note, limit // 8) for note in notes[:MAX_ITEMS] if type(note) is str]
 
 
-def _describe_children(exc: BaseException, depth: int) -> "Optional[List[Described]]":
-    """Return the exceptions in a group, if *exc* is one: Python 3.11's own, or one that looks like it."""
-    children = getattr(exc, "exceptions", None)
-    if not isinstance(children, (list, tuple)) or not children or depth == MAX_DEPTH:
-        return None
-    if not all(isinstance(child, BaseException) for child in children):
-        return None
+def _children_of(exc: BaseException) -> "Sequence[BaseException]":
+    """Return the exceptions in a group, if *exc* is one: Python 3.11's own, or the backport's."""
     if not any(cls.__name__ == "BaseExceptionGroup" for cls in type(exc).__mro__):
-        return None
-    return [_describe(child, depth + 1) for child in children[:MAX_CHILDREN]]
+        return ()
+    children = _attribute_of(exc, "exceptions")
+    if type(children) is not tuple or not all(isinstance(child, BaseException) for child in children):
+        return ()
+    return children  # type: ignore[no-any-return]
 
 
-def _format_traceback(exc: BaseException) -> str:
+def _format_traceback(exc: BaseException, whole: bool) -> str:
+    """Return what Python would print, or without what *exc* comes from and contains if not *whole*."""
     try:
         import traceback  # not at the top: most connections never need it
 
-        return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        if whole:
+            return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        frames = traceback.format_tb(exc.__traceback__)
+        return "Traceback (most recent call last):\n%s%s: %s\n" % ("".join(frames), type(exc).__name__, _text_of(exc))
     except Exception as problem:  # a __str__, __repr__ or loader of the program's own
         return "(no traceback: formatting it raised %s)\n" % type(problem).__name__
 

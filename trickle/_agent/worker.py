@@ -10,7 +10,7 @@ import sys
 import time
 
 from trickle import remote
-from trickle._agent import functions, logs, options, results
+from trickle._agent import asynchronous, functions, logs, options, results
 from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK
 from trickle._wire import frames
@@ -19,9 +19,11 @@ from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder,
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple
 
 WAKE = _signal.SIGURG  # ignored by default, and used by next to nobody
+STACK = _signal.SIGRTMIN + 5 if hasattr(_signal, "SIGRTMIN") else None  # "where are you?"
+STACK_FD = 6
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 READ_SIZE = 256 * 1024
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
@@ -51,6 +53,7 @@ class Worker:
         self._writing = False  # the main thread is writing a frame, which must not be torn
         self._cancel: "Optional[Cancel]" = None
         self._raised = False
+        self._stopper: "Optional[Callable[[], None]]" = None
         self._deadline: "Optional[float]" = None
 
     # ---- frames from the broker
@@ -191,7 +194,15 @@ class Worker:
         asked_for, call = options.split(payload)
         with options.Surroundings(asked_for):
             fn, args, kwargs = functions.loads_call(call)
-            return results.dumps_result(fn(*args, **kwargs))
+            value = fn(*args, **kwargs)
+            if asynchronous.is_coroutine(value):
+                value = asynchronous.run(value, self._set_stopper)
+            return results.dumps_result(value)
+
+    def _set_stopper(self, stopper: "Optional[Callable[[], None]]") -> None:
+        """Have a cancel call *stopper*, from a signal handler, instead of raising."""
+        self._stopper = stopper
+        self._raise_if_cancelled()  # one that came while trio was started, which its handler does not know of
 
     # ---- being cancelled
 
@@ -219,6 +230,9 @@ class Worker:
         if self._cancel is None or self._raised or self._writing or self._cancel.id != self._armed:
             return
         self._raised = True
+        if self._stopper is not None:
+            self._stopper()
+            return
         handler = _signal.getsignal(_signal.SIGINT)
         if callable(handler) and handler is not _signal.default_int_handler:
             handler(_signal.SIGINT, frame)  # trio's, asyncio's or the program's own knows better how to stop it
@@ -298,6 +312,14 @@ def _open_site() -> None:
     sys.path[0:0] = extra
 
 
+def _show_stacks_on_request() -> None:
+    """Have a signal write the main thread's stack, even while it holds the GIL."""
+    if STACK is not None:
+        import faulthandler
+
+        faulthandler.register(STACK, file=STACK_FD, all_threads=False)
+
+
 def _on_unraisable(unraisable: "Any") -> None:
     if _this is not None and isinstance(unraisable.exc_value, remote.CallCancelled):
         _this.raise_again()
@@ -318,6 +340,7 @@ def main(
     remote._runner = worker  # type: ignore[assignment]
     sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
     logs.install(worker.send_record)
+    _show_stacks_on_request()
     worker.importer.install()  # before site-packages come in: what is on the path now is the standard library
     _open_site()
     for bundle in bundles:

@@ -222,7 +222,9 @@ BY_CALLER, BY_DEADLINE = range(2)
 def encode(frame: Frame) -> bytes:
     """The frame's bytes, a msgpack array of five."""
     id, a, b, payload = frame
-    return HEADER.pack(_ARRAY_OF_5, frame.kind, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, len(payload)) + payload
+    data: bytes = HEADER.pack(_ARRAY_OF_5, frame.kind, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, len(payload))
+    data += payload
+    return data
 
 
 def milliseconds(seconds: float) -> int:
