@@ -5,20 +5,20 @@ import time
 SECONDS = 3600
 
 
-def sleep():  # type: ignore[no-untyped-def]
+def sleep() -> None:
     """In a system call: Python sees a signal at once."""
     print("begun", flush=True)
     time.sleep(SECONDS)
 
 
-def spin():  # type: ignore[no-untyped-def]
+def spin() -> None:
     """In Python code: Python sees a signal at the next step."""
     print("begun", flush=True)
     while True:
         pass
 
 
-def hold():  # type: ignore[no-untyped-def]
+def hold() -> None:
     """In C code that holds the interpreter's lock: no Python code runs in this process any more."""
     print("begun", flush=True)
     sum(range(10**13))

@@ -306,11 +306,12 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
     parser.add_argument("--placement", choices=(PINNED, FREE), help=argparse.SUPPRESS)  # how run_placed starts us
     options = parser.parse_args(argv)
-    names: list[str] = [question] if question is not None else options.questions or list(QUESTIONS)
+    asked: list[str] = [question] if question is not None else options.questions
+    names = asked or list(QUESTIONS)
     for name in names:
         if name not in QUESTIONS:
             parser.error(f"no question {name!r}; there are {', '.join(QUESTIONS)}")
-    quick = options.quick or (len(names) > 1 and not options.full)
+    quick = options.quick or not (asked or options.full)
 
     if options.placement is not None:
         tables = measure_here(names[0], options.placement, quick)

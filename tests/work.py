@@ -180,3 +180,21 @@ def directory():
 
 def sys_path():
     return list(sys.path)
+
+
+def end_the_broker():
+    os.kill(os.getppid(), signal.SIGTERM)
+    time.sleep(60)
+
+
+def use_a_stand_in():
+    import trickle
+
+    class Named:
+        host: "trickle.Host"
+
+    tunnel = trickle.SSH("web1")
+    try:
+        raise ValueError
+    except (trickle.HostLost, ValueError):
+        return tunnel.name

@@ -1,4 +1,4 @@
-"""What starts an agent: the command line, and the bytes that its Python reads first.  Sending them is _link.py's job."""
+"""What starts an agent: the command line, and the bytes that its Python reads first.  _link.py sends them."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def shipped_files() -> dict[str, str]:
         "trickle._wire": "_wire/__init__.py",
         "trickle._wire.frames": "_wire/frames.py",
         "trickle._wire.connection": "_wire/connection.py",
+        "trickle._wire.payload": "_wire/payload.py",
         "trickle._agent": "_agent/__init__.py",
         **{f"trickle._agent.{stem}": f"_agent/{stem}.py" for stem in _agent_stems()},
     }

@@ -9,7 +9,9 @@ import msgpack
 from trickle._wire.frames import CHUNK, WireError
 
 READ_SIZE = 256 * 1024  # bytes read at once
-_HEADER_ROOM = 64  # bytes: more than any header takes
+_LARGEST_FRAME = CHUNK + 64  # bytes: its header takes less than that, in whatever widths
+
+_SHAPE = (int, int, int, int, bytes)
 
 
 class MsgpackDecoder:
@@ -20,30 +22,46 @@ class MsgpackDecoder:
         self._unpacker = msgpack.Unpacker(
             use_list=False,
             raw=True,
-            max_buffer_size=READ_SIZE + CHUNK + _HEADER_ROOM,
+            max_buffer_size=READ_SIZE + _LARGEST_FRAME,
             max_array_len=5,
             max_bin_len=CHUNK,
             max_str_len=0,
             max_map_len=0,
             max_ext_len=0,
         )
-        self._broken = False
+        self._fed = 0
+        self._failed = False
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
         """The frames (kind, id, a, b, payload) that *data* completes."""
-        if self._broken:
+        if self._failed:
             raise WireError("this stream was refused before")
         try:
-            self._unpacker.feed(data)
-            for item in self._unpacker:
-                match item:
-                    case (int(), int(), int(), int(), bytes()) if type(item) is tuple:
-                        yield item
-                    case _:
-                        raise WireError(f"not a frame: {str(item)[:100]}")
+            for start in range(0, len(data), READ_SIZE):
+                yield from self._feed(data[start : start + READ_SIZE])
         except WireError:
-            self._broken = True
+            self._failed = True
             raise
-        except (msgpack.UnpackException, ValueError, msgpack.BufferFull) as exc:
-            self._broken = True
+        except (msgpack.UnpackException, ValueError) as exc:
+            self._failed = True
             raise WireError(f"not msgpack within bounds: {type(exc).__name__}: {str(exc)[:100]}") from exc
+
+    def _feed(self, data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
+        self._unpacker.feed(data)
+        self._fed += len(data)
+        end = self._unpacker.tell()
+        for item in self._unpacker:
+            if type(item) is not tuple or tuple(map(type, item)) != _SHAPE:
+                raise WireError(f"not a frame: {_described(item)}")
+            yield item
+            end = self._unpacker.tell()
+        # Arrays within arrays stay within all the bounds above, and need never end.
+        if self._fed - end > _LARGEST_FRAME:
+            raise WireError(f"not a frame: {self._fed - end} bytes, and no end of it; {_LARGEST_FRAME} is the most")
+
+
+def _described(item: object) -> str:
+    """What was sent instead.  Not its repr, which may take very long, or more stack than there is."""
+    if isinstance(item, tuple):
+        return f"an array of ({', '.join(type(part).__name__ for part in item)})"
+    return f"{type(item).__name__} {str(item)[:100]}" if isinstance(item, int) else type(item).__name__

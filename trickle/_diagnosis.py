@@ -9,7 +9,8 @@ from trickle._exceptions import ConnectError
 
 # What OpenSSH and shells say -> (reason, what happened, what to try).  The first that fits counts.
 _SAYINGS = (
-    (r"Could not resolve hostname", "name lookup", "its name cannot be looked up", "check the spelling, DNS and ssh_config"),
+    (r"Could not resolve hostname", "name lookup", "its name cannot be looked up",
+     "check the spelling, DNS and ssh_config"),
     (r"REMOTE HOST IDENTIFICATION HAS CHANGED", "host key changed", "its host key is not the one in known_hosts",
      "find out why before you remove the old key with ssh-keygen -R"),
     (r"Host key verification failed|No .* host key is known", "host key", "its host key is not known",
@@ -17,11 +18,13 @@ _SAYINGS = (
     (r"Permission denied|Too many authentication failures", "authentication", "it did not let us in",
      "check the user name and the keys (ssh-add -l); passwords are never asked for"),
     (r"Connection refused", "refused", "it refused the connection", "check that sshd runs there, and the port"),
-    (r"No route to host|Network is unreachable", "unreachable", "it cannot be reached", "check the network and the address"),
+    (r"No route to host|Network is unreachable", "unreachable", "it cannot be reached",
+     "check the network and the address"),
     (r"Connection timed out|Operation timed out", "timed out", "it did not answer", "check the address and firewalls"),
     (r"kex_exchange_identification|Connection reset by|Connection closed by", "too many sessions",
      "it closed the connection before the login", "it may limit how many connect at once (MaxStartups); try again"),
-    (r"Unknown option: -I", "too old", "its Python is older than 3.6", "install Python 3.6 or later there, or give python="),
+    (r"Unknown option: -I", "too old", "its Python is older than 3.6",
+     "install Python 3.6 or later there, or give python="),
 )  # fmt: skip
 
 _PYTHONS = re.compile(r"trickle: found no Python 3\.6 or later;(.*)")

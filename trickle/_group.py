@@ -55,7 +55,7 @@ class Group(Mapping[str, Host]):
     @property
     def unreachable(self) -> Mapping[str, ConnectError | HostLost]:
         """The hosts that cannot be called now, and why."""
-        errors = ((name, host._core.link.error) for name, host in self._hosts.items())
+        errors = ((name, host._core.error) for name, host in self._hosts.items())
         return {name: error for name, error in errors if error is not None}
 
     async def wait_connected(self) -> None:
@@ -74,10 +74,8 @@ class Group(Mapping[str, Host]):
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Results[Any]:
         """Run ``fn(*args, **kwargs)`` on every host at once, and return a result or an error for each.
 
-        Only cancellation leaves this without results; ``options(timeout=)`` keeps those that came.
-
-        Raises:
-          Unsendable: *fn* or an argument cannot be sent; nothing was.
+        What a call on one host would raise is that host's Failure.  Only cancellation leaves this without results;
+        ``options(timeout=)`` keeps those that came.
         """
         results: dict[str, Success[Any] | Failure] = dict.fromkeys(self._hosts, Failure(RuntimeError("not begun")))
 

@@ -16,7 +16,6 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 import trio
 
 from trickle import _pickling, _unpickling
-from trickle._agent.options import join
 from trickle._async_support import check_can_run, is_async
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, WorkerDied
 from trickle._link import HostInfo, Link, RemoteCall
@@ -24,6 +23,7 @@ from trickle._remote_errors import rebuild_exception
 from trickle._settings import UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnels import as_tunnel
 from trickle._wire import frames
+from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
 
 P = ParamSpec("P")
@@ -108,8 +108,13 @@ class HostCore:
             stderr=error.stderr,
         ) from error
 
+    @property
+    def error(self) -> ConnectError | HostLost | None:
+        """Why this host cannot be called now; None if it can, or has not been found out yet."""
+        return None if self.link is self._abandoned else self.link.error
+
     def abandon(self, link: Link) -> None:
-        """Its only caller no longer waits for this link, which has not answered yet: close it, to connect anew later."""
+        """Its only caller no longer waits for this link, which has not answered yet: the next verb connects anew."""
         self._abandoned = link
         link.closing = True
         link.lose(HostLost(f"{self.name}: nobody waits for it any more", host=self.name))
@@ -203,7 +208,7 @@ class HostCore:
             except _pickling.NeedsVersion:
                 await self.wait_connected(link)
                 continue
-            payload = join(options.for_worker, outgoing.payload)
+            payload = join_options(options.for_worker, outgoing.payload)
             if len(payload) > self.settings.max_payload:
                 raise ValueError(
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
@@ -250,9 +255,7 @@ class HostCore:
         if call.verdict == frames.RAISED:
             raise rebuild_exception(b"".join(call.parts), host=self.name)
         if self.closed:
-            raise trio.ClosedResourceError(
-                f"{self.name}: closed while this call was there (verdict: {call.verdict_name})"
-            )
+            raise trio.ClosedResourceError(f"{self.name}: closed while this call ran (verdict: {call.verdict_name})")
         if call.error is not None:
             raise again(call.error)
         if call.verdict == frames.DIED:
@@ -547,8 +550,9 @@ async def open_host(
         output=output,
     )
     raised: BaseException | None = None
+    tunnel = as_tunnel(tunnel)
     async with trio.open_nursery() as nursery:
-        core = HostCore(as_tunnel(tunnel), settings, nursery)
+        core = HostCore(tunnel, settings, nursery)
         host = Host(core, CallOptions())
         try:
             if wait:

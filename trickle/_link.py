@@ -5,6 +5,7 @@ What a call means, how it is packed and what comes of it is _host.py's job.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -12,11 +13,13 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import weakref
 from collections import Counter, deque
 from typing import Literal
 
 import trio
+import trio.lowlevel
 
 from trickle import _boot
 from trickle._decoder import READ_SIZE, MsgpackDecoder
@@ -67,6 +70,7 @@ os.register_at_fork(after_in_child=_let_go_in_fork)
 KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
 EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
+BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 
 
@@ -152,6 +156,7 @@ class Link:
         self._noise = b""  # what came before the agent's marker
         self._marked = False
         self._stderr = b""
+        self._stderr_ended = trio.Event()
         self._stuck: deque[tuple[trio.MemorySendChannel[OutputLine], OutputLine]] = deque()
         self._reading = True
         self._asked: trio.MemorySendChannel[str] | None = None
@@ -459,6 +464,7 @@ class Link:
                     logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        self._stderr_ended.set()
 
     async def _watch(self) -> None:
         """Beat, and give the agent up when it has been silent for too long."""
@@ -504,9 +510,7 @@ class Link:
         with trio.move_on_after(EXIT_PATIENCE):
             await process.wait()
         with trio.move_on_after(LAST_LOOK):
-            await trio.sleep(0)  # the reader of stderr gets what is there
-            while process.returncode is None:
-                await trio.sleep(LAST_LOOK)
+            await self._stderr_ended.wait()  # unless something still holds it, such as a ControlMaster
         if self.state == "connecting":
             self.lose(
                 connect_error(
@@ -529,8 +533,9 @@ class Link:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         await trio.aclose_forcefully(process.stdin)
-        # An agent on this machine must be let finish: it is the one that can kill all it started.
-        with trio.move_on_after(EXIT_PATIENCE if not self._is_silent() else LAST_LOOK):
+        # An agent must be let finish: it is the one that can kill all it started.
+        patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._marked else BOOT_PATIENCE
+        with trio.move_on_after(patience):
             await process.wait()
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process.returncode is None:
@@ -596,12 +601,8 @@ class Link:
 
 def print_line(line: OutputLine) -> None:
     """The default sink: this program's stderr, each line labelled with its host."""
-    import sys
-
-    try:
+    with contextlib.suppress(OSError, ValueError):  # nobody is there to read it
         sys.stderr.write(f"{line.host}: {printable(line.text)}\n")
-    except (OSError, ValueError):
-        pass  # nobody is there to read it
 
 
 def _text(data: bytes) -> str:
@@ -617,7 +618,5 @@ def _info_from(about: dict[str, str]) -> HostInfo:
 
 
 def _kill_group(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, number)
-    except ProcessLookupError:
-        pass

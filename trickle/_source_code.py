@@ -237,9 +237,11 @@ def _files_of(value: Any) -> Iterator[str]:
     script = getattr(sys.modules["__main__"], "__file__", None)
     if script is not None:
         seen[script] = None
-    # What was typed into an interactive session or a notebook, the newest first; the program of python -c.
-    cells = [name for name in linecache.cache if name.startswith("<") or "ipykernel" in name]
-    return iter(dict.fromkeys([*seen, *reversed(cells), "<string>"]))
+    if script is None or hasattr(sys, "ps1"):
+        # What was typed into an interactive session or a notebook, the newest first; the program of python -c.
+        cells = [name for name in linecache.cache if name.startswith("<") or "ipykernel" in name]
+        seen.update(dict.fromkeys([*reversed(cells), "<string>"]))
+    return iter(seen)
 
 
 def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stmt | None:

@@ -47,6 +47,7 @@ FENCED_SIZE: Final = 256 * 1024
 WORK_PER_BYTE: Final = 8  # that constructors and hashing may do: an honest pickle has its data once
 SPARE_WORK: Final = 64 * 1024
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
+ENTRY_WORK: Final = 8  # for an entry of a Counter: it is a hundred bytes in memory
 MAX_DEPTH: Final = 100  # of tuples in a key
 SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
 MAX_COLLISIONS: Final = 1000  # of keys with the same hash, by pure chance there are none
@@ -82,7 +83,7 @@ def loads(
             return _load(data, allowed)
     except _Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
-    except MemoryError:
+    except (MemoryError, SystemError):  # the latter where CPython's unpickler forgets to say the former
         raise UnsafeResult(f"{host}: the result was refused: it would take too much memory", host=host) from None
     except Exception as exc:
         raise UnsafeResult(
@@ -835,7 +836,7 @@ def _make_ordered_dict(budget: _Budget) -> collections.OrderedDict[Any, Any]:
 
 def _make_counter(budget: _Budget, counts: dict[Any, Any]) -> collections.Counter[Any]:
     _expect(dict, counts)
-    budget.charge(len(counts))
+    budget.charge(ENTRY_WORK * len(counts))
     return collections.Counter(counts)
 
 

@@ -72,7 +72,7 @@ load_agent(sys.argv[1])
 importer_module = sys.modules["trickle._agent.importer"]
 functions = sys.modules["trickle._agent.functions"]
 importer = importer_module.Importer(fetch)
-importer.install()
+importer.install(list(sys.path))
 sys.path.extend(sys.argv[2:])  # what stands for this host's site-packages
 actions = {"bundle": importer.add_bundle, "call": call, "run": run}
 while True:

@@ -350,6 +350,23 @@ def test_classes_made_by_a_call_work(far: FarEnd, tmp_path: Path) -> None:
     assert make_script_results(far, tmp_path, body) == [(1, True, (1, 2), True)]
 
 
+def test_dataclasses_of_a_script_work(far: FarEnd, tmp_path: Path) -> None:
+    if far.version < (3, 7):
+        pytest.skip("new in 3.7")
+    body = """
+    from dataclasses import dataclass, field
+    @dataclass(frozen=True)
+    class Disk:
+        name: str
+        sizes: list = field(default_factory=list)
+        def total(self): return sum(self.sizes)
+    remote.call(Disk("sda", [1, 2]).total)
+    remote.call(lambda disk: disk == Disk("sda"), Disk("sda"))
+    """
+
+    assert make_script_results(far, tmp_path, body) == [3, True]
+
+
 def test_inheritance_and_super_work_in_a_script(far: FarEnd, tmp_path: Path) -> None:
     body = """
     class Base:

@@ -474,3 +474,9 @@ async def test_a_session_whose_worker_died_is_over() -> None:
 
         assert caught.value.exit_status == 3
         assert await host.call(work.add, 1) == 1
+
+
+async def test_names_of_the_controllers_trickle_are_harmless_until_they_are_used() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(RuntimeError, match=r"trickle\.SSH is not to be had on a remote host"):
+            await host.call(work.use_a_stand_in)

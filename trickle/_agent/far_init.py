@@ -6,7 +6,7 @@ in an ``except``: reading such a name is harmless, using it says where one is.
 
 import sys
 
-import trickle.remote  # so that it is there, and no stand-in
+import trickle.remote  # noqa: F401 (so that it is there, and no stand-in)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,15 +25,27 @@ class _Anything(type):
     __ror__ = __or__
 
 
-def _refuse(cls: "Any", *args: "Any", **kwargs: "Any") -> "Any":
-    raise RuntimeError("trickle.%s is not to be had on a remote host" % cls.__name__)
+class _StandIn(Exception):
+    """What making one of those things gives: a module may do so at its top level, to use it on the controller."""
+
+    def __init__(self, *args: "Any", **kwargs: "Any") -> None:
+        Exception.__init__(self, *args)
+
+    def __getattr__(self, name: str) -> "Any":
+        raise RuntimeError("trickle.%s is not to be had on a remote host" % type(self).__name__)
+
+    def __aenter__(self) -> "Any":
+        return self.__getattr__("__aenter__")
+
+    def __aexit__(self, *exc_info: "Any") -> "Any":
+        return self.__getattr__("__aexit__")
 
 
 class _FarEnd(type(sys)):  # type: ignore[misc]
     def __getattr__(self, name: str) -> "Any":
         if name.startswith("_"):
             raise AttributeError(name)
-        stand_in = _Anything(name, (Exception,), {"__new__": _refuse, "__module__": "trickle"})
+        stand_in = _Anything(name, (_StandIn,), {"__module__": "trickle"})
         setattr(self, name, stand_in)
         return stand_in
 

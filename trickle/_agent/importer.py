@@ -46,9 +46,9 @@ class Importer:
         self._library_path: "List[str]" = []
         self._in_library: "Dict[str, bool]" = {}
 
-    def install(self) -> None:
-        """Go first in ``sys.meta_path``.  What is on ``sys.path`` now counts as the standard library."""
-        self._library_path = list(sys.path)
+    def install(self, library_path: "List[str]") -> None:
+        """Go first in ``sys.meta_path``.  What is on *library_path* counts as the standard library."""
+        self._library_path = library_path
         sys.meta_path.insert(0, self)
 
     def add_bundle(self, data: bytes) -> None:

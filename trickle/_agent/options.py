@@ -1,34 +1,10 @@
-"""What travels with a call beside the function: its environment variables and its working directory."""
+"""Set what a call asks of its surroundings: environment variables and the working directory."""
 
 import os
 
-try:
-    import _pickle as pickle
-except ImportError:  # PyPy
-    import pickle  # type: ignore[no-redef]
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, Optional, Tuple
-
-PLAIN = b"\0"  # the first byte of a payload: no options
-WITH_OPTIONS = b"\1"  # four bytes of length and a pickled dict come before the call
-
-
-def join(options: "Dict[str, Any]", call: bytes) -> bytes:
-    """One payload of a call and what is not the default about it."""
-    if not options:
-        return PLAIN + call
-    pickled = pickle.dumps(options, 4)
-    return WITH_OPTIONS + len(pickled).to_bytes(4, "big") + pickled + call
-
-
-def split(payload: bytes) -> "Tuple[Dict[str, Any], bytes]":
-    """The options and the call that ``join`` put together."""
-    if payload[:1] == PLAIN:
-        return {}, payload[1:]
-    end = 5 + int.from_bytes(payload[1:5], "big")
-    return pickle.loads(payload[5:end]), payload[end:]
+    from typing import Any, Dict, Optional
 
 
 class Surroundings:

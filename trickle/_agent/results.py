@@ -182,7 +182,7 @@ class _Describer:
         return described
 
     def describe_children(self, children: "Sequence[BaseException]", depth: int) -> "List[Described]":
-        descriptions = []  # type: List[Described]
+        descriptions: "List[Described]" = []
         for child in children:
             if self.children_left == 0:
                 break
@@ -248,6 +248,8 @@ def _describe_arguments(exc: BaseException, limit: int) -> "Tuple[Tuple[Any, ...
     args = _attribute_of(exc, "args")
     if type(args) is not tuple:
         return (), False
+    if _children_of(exc):
+        args = args[:1]  # the message; what else there is is the children
     limit //= max(1, len(args))
     described = tuple(arg if _is_small_and_plain(arg, limit) else _repr_of(arg, limit) for arg in args[:MAX_ITEMS])
     return described, len(args) <= MAX_ITEMS and all(map(_is_same, described, args))
@@ -304,7 +306,7 @@ def _describe_members(exc: BaseException, limit: int) -> "Dict[str, Any]":
 
 def _describe_attributes(exc: BaseException, limit: int) -> "Dict[str, Any]":
     """Return the plain data that the program keeps on *exc*, such as a CalledProcessError's returncode."""
-    attributes = {}  # type: Dict[str, Any]
+    attributes: "Dict[str, Any]" = {}
     for name, value in list(exc.__dict__.items()):
         if len(attributes) == MAX_ITEMS:
             break
@@ -327,7 +329,7 @@ def _children_of(exc: BaseException) -> "Sequence[BaseException]":
     children = _attribute_of(exc, "exceptions")
     if type(children) is not tuple or not all(isinstance(child, BaseException) for child in children):
         return ()
-    return children  # type: ignore[no-any-return]
+    return children
 
 
 def _format_traceback(exc: BaseException, whole: bool) -> str:
@@ -335,6 +337,9 @@ def _format_traceback(exc: BaseException, whole: bool) -> str:
     try:
         import traceback  # not at the top: most connections never need it
 
+        from trickle._agent import functions
+
+        functions.show_sources()
         if whole:
             return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
         frames = traceback.format_tb(exc.__traceback__)

@@ -15,6 +15,7 @@ from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK
 from trickle._wire import frames
 from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Modules, Record, Renew
+from trickle._wire.payload import split_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -188,10 +189,18 @@ class Worker:
                 leave_fork(exc)
             if isinstance(exc, remote.CallCancelled) or (self._raised and isinstance(exc, KeyboardInterrupt)):
                 return frames.CANCELLED, b""
+            self._explain(exc)
             return frames.RAISED, results.describe_exception(exc)
 
+    def _explain(self, exc: BaseException) -> None:
+        """Say what the controller knows of a module that it did not send."""
+        if isinstance(exc, ImportError) and isinstance(exc.name, str):
+            reason = self.importer.why_missing(exc.name)
+            if reason and isinstance(exc.msg, str):
+                exc.msg = "%s (%s)" % (exc.msg, reason)
+
     def _perform(self, payload: bytes) -> bytes:
-        asked_for, call = options.split(payload)
+        asked_for, call = split_options(payload)
         with options.Surroundings(asked_for):
             fn, args, kwargs = functions.loads_call(call)
             value = fn(*args, **kwargs)
@@ -341,8 +350,9 @@ def main(
     sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
     logs.install(worker.send_record)
     _show_stacks_on_request()
-    worker.importer.install()  # before site-packages come in: what is on the path now is the standard library
-    _open_site()
+    library_path = list(sys.path)  # with -I -S there is nothing else on it
+    _open_site()  # its .pth files import this host's own modules
+    worker.importer.install(library_path)
     for bundle in bundles:
         worker.add_bundle(bundle)
     try:

@@ -2,13 +2,28 @@
 
 Both ends use it.  What is to be sent goes out in this order: control frames, which never wait for room; calls and
 results that fit a small frame; then bulk, one chunk of each call in turn, as far as the call's credit and the
-connection's window allow.
+connection's window allow.  Nothing overtakes the first frame of its own call, and a call's End overtakes nothing of it.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from trickle._wire import frames
-from trickle._wire.frames import CHUNK, Ack, Begin, Call, Credit, Data, End, Frame, Hello, Modules, WireError
+from trickle._wire.frames import (
+    CHUNK,
+    Ack,
+    Begin,
+    Call,
+    Close,
+    Credit,
+    Data,
+    End,
+    Frame,
+    Hello,
+    Modules,
+    Ping,
+    Session,
+    WireError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,6 +55,8 @@ STATES = {
     (RUNNING, CONTROLLER, frames.Renew): RUNNING,
     (RUNNING, CONTROLLER, frames.Credit): RUNNING,
     (SENDING, AGENT, frames.Credit): SENDING,
+    (SENDING, AGENT, frames.Output): SENDING,  # of what an earlier call left running in the same worker
+    (SENDING, AGENT, frames.Record): SENDING,
     (SENDING, AGENT, frames.End): ENDED,
     (RUNNING, AGENT, frames.Credit): RUNNING,  # crossed with the last part
     (RUNNING, AGENT, frames.Data): RUNNING,
@@ -69,9 +86,9 @@ class _Body:
         self.kind = kind
         self.left = memoryview(payload)
 
-    def take(self, size: int) -> Frame:
-        part = self.left[:size]
-        self.left = self.left[size:]
+    def take(self) -> Frame:
+        part = self.left[:CHUNK]
+        self.left = self.left[CHUNK:]
         return self.kind(self.id, 0 if self.left else 1, 0, part)
 
 
@@ -82,16 +99,26 @@ def _size(item: "Union[Frame, _Body]") -> int:
 class _Call:
     """What this end remembers of an open call."""
 
-    __slots__ = ("credit", "queue", "queued", "received", "ring", "state", "used")
+    __slots__ = ("behind", "credit", "ending", "queue", "queued", "received", "ring", "room", "state", "used")
 
     def __init__(self, state: str) -> None:
         self.state = state
+        self.behind: "Optional[List[Frame]]" = None  # while its first frame has not left: what waits for that
+        self.ending = False  # its End is in the queue
         self.queue: "Deque[Union[Frame, _Body]]" = deque()
         self.queued = 0  # bytes in the queue
         self.credit = CREDIT
         self.ring = False  # whether it is in line for the next chunk
+        self.room = CREDIT  # bytes that the peer may send
         self.used = 0  # bytes taken by the receiver that the sender has not been told of
         self.received = 0
+
+    def can_go_on(self) -> bool:
+        """Whether the call's credit lets the next of its queue go: only what is Data needs any."""
+        if not self.queue:
+            return False
+        item = self.queue[0]
+        return not isinstance(item, (_Body, Data)) or self.credit >= min(CHUNK, _size(item))
 
 
 class Window:
@@ -104,8 +131,9 @@ class Window:
         self._acked = 0
 
     def sent(self, count: int, now: float) -> None:
-        if not self.in_flight:
-            self._since, self._acked = now, 0
+        if self.in_flight < GRANT:
+            # The receiver need not tell of so little: the link was idle, and that time does not count.
+            self._since, self._acked = now, -self.in_flight
         self.in_flight += count
 
     def acked(self, count: int, now: float) -> None:
@@ -144,8 +172,10 @@ class Connection:
         self._calls: "Dict[int, _Call]" = {}
         self._newest = 0
         self._greeted = False
+        self._failed = False
         self._control: "Deque[Frame]" = deque()
-        self._small: "Deque[Tuple[Frame, Optional[float]]]" = deque()
+        self._small: "OrderedDict[int, Tuple[Frame, Optional[float]]]" = OrderedDict()  # by id
+        self._owing: "List[int]" = []  # calls whose sender is to be told of what was used
         self._ring: "Deque[_Call]" = deque()
         self._link_bulk = _Call(RUNNING)  # of id 0: modules, and output that belongs to no call
         self._link_bulk.credit = 1 << 62
@@ -159,6 +189,9 @@ class Connection:
         Raises:
           WireError: the peer broke the rules.  This connection is of no more use.
         """
+        if self._failed:
+            raise WireError("the peer broke the rules before")
+        self._failed = True  # unless this goes well
         self.bytes_received += len(data)
         found = []
         for raw in self._decode(data):
@@ -171,11 +204,12 @@ class Connection:
                 continue
             if not isinstance(frame, (Ack, Credit)):
                 found.append(frame)
+        self._failed = False
         return found
 
     def _check_hello(self, frame: Frame) -> None:
         if not isinstance(frame, Hello) or frame.id:
-            raise WireError("the first frame is %r, not a hello" % frame)
+            raise WireError("the first frame is %r, not a hello" % (frame,))
         if frame.version != frames.VERSION:
             raise WireError("version %d of the wire; this end speaks %d" % (frame.version, frames.VERSION))
         self._greeted = True
@@ -201,16 +235,16 @@ class Connection:
                 self._line_up(call)
             elif isinstance(frame, Data):
                 call.received += len(frame.payload)
+                call.room -= len(frame.payload)
                 if call.received > self.max_payload:
                     raise WireError("more than %d bytes for call %d" % (self.max_payload, frame.id))
+                if call.room < 0:
+                    raise WireError("%d bytes above the credit of call %d" % (-call.room, frame.id))
         return True
 
     def _count_bulk(self, frame: Frame) -> None:
         if isinstance(frame, BULK):
             self._unacked += len(frame.payload)
-            if self._unacked >= GRANT:
-                self._control.append(Ack(0, self._unacked))
-                self._unacked = 0
 
     def _move(self, frame: Frame, speaker: str) -> str:
         """Take the frame's step in the life of its call, and return the state after it."""
@@ -236,27 +270,39 @@ class Connection:
             call.queue.clear()  # data_to_send drops it from the line
 
     def used(self, id: int, count: int) -> None:
-        """Tell the sender, now or with what follows, that *count* bytes of this call were taken."""
+        """Tell the sender, with what goes out next or with what follows, that *count* bytes of this call were taken."""
         call = self._calls.get(id)
         if call is None:
             return
+        if call.used < GRANT <= call.used + count:
+            self._owing.append(id)
         call.used += count
-        if call.used >= GRANT:
-            self._control.append(Credit(id, call.used))
-            call.used = 0
 
     # ---- sending
 
     def control(self, frame: Frame) -> None:
-        """Send a frame that never waits for room."""
-        if frame.id:
+        """Send a frame that never waits for room.
+
+        A Session and a Close keep their place among the calls, whose order has a meaning.
+        """
+        if isinstance(frame, Session):
+            self._start(frame, None)
+        elif frame.id:
             self._move(frame, self.role)
+            call = self._calls.get(frame.id)
+            if call is not None and call.behind is not None:
+                call.behind.append(frame)
+            else:
+                self._control.append(frame)
         elif not isinstance(frame, Hello) and type(frame) not in LINK_FRAMES[self.role]:
             raise WireError("%r is not for the %s to say" % (frame, self.role))
-        self._control.append(frame)
+        elif isinstance(frame, Close):
+            self._small[0] = frame, None
+        elif not (isinstance(frame, Ping) and self._control):  # any frame is a sign of life
+            self._control.append(frame)
 
     def call(self, id: int, session: int, payload: bytes, deadline: "Optional[float]") -> None:
-        """Send a call.  *deadline*, by the clock of data_to_send, becomes seconds left when the bytes are handed out."""
+        """Send a call.  *deadline* is by the clock of data_to_send, which turns it into the time that is left."""
         if len(payload) > self.max_payload:
             raise ValueError("%d bytes of arguments; max_payload is %d" % (len(payload), self.max_payload))
         if len(payload) <= SMALL:
@@ -267,20 +313,29 @@ class Connection:
 
     def _start(self, frame: Frame, deadline: "Optional[float]") -> None:
         self._move(frame, self.role)
-        self._small.append((frame, deadline))
+        self._calls[frame.id].behind = []
+        self._small[frame.id] = frame, deadline
 
     def end(self, id: int, verdict: int, detail: int = 0, payload: bytes = b"") -> None:
         """Send a call's terminal frame, behind what it has written."""
-        call = self._calls[id]
-        while len(payload) > SMALL:
-            self._enqueue(call, Data(id, 0, 0, payload[:CHUNK]))
-            payload = payload[CHUNK:]
-        frame = End(id, verdict, detail, payload)
+        call = self._not_ended(id)
+        start = 0
+        while len(payload) - start > SMALL:
+            self._enqueue(call, Data(id, 0, 0, payload[start : start + CHUNK]))
+            start += CHUNK
+        frame = End(id, verdict, detail, payload[start:])
         if call.queue:
+            call.ending = True
             self._enqueue(call, frame)
         else:
             self._move(frame, self.role)
-            self._small.append((frame, None))
+            self._small[id] = frame, None
+
+    def _not_ended(self, id: int) -> _Call:
+        call = self._calls.get(id)
+        if call is None or call.ending:
+            raise WireError("call %d has ended: nothing more can be said of it" % id)
+        return call
 
     def drop(self, id: int) -> bool:
         """Forget the part of this call's payload that has not left yet; what it printed stays.
@@ -295,11 +350,20 @@ class Connection:
         if torn:
             call.queue = deque(item for item in call.queue if not isinstance(item, (_Body, Data, End)))
             call.queued = sum(_size(item) for item in call.queue)
+            call.ending = False
+            self._line_up(call)  # what is left may go without credit
         return torn
 
     def bulk(self, frame: Frame) -> None:
-        """Send Data, Output or Modules, behind what this call has sent before."""
-        call = self._calls[frame.id] if frame.id else self._link_bulk
+        """Send Data, Output or a Record, behind what this call has sent before."""
+        if not frame.id:
+            if type(frame) not in LINK_FRAMES[self.role]:
+                raise WireError("%r is not for the %s to say" % (frame, self.role))
+            self._enqueue(self._link_bulk, frame)
+            return
+        call = self._not_ended(frame.id)
+        if (call.state, self.role, type(frame)) not in STATES:
+            raise WireError("%r is not for the %s to say of a call that is %s" % (frame, self.role, call.state))
         self._enqueue(call, frame)
 
     def modules(self, bundle: bytes) -> None:
@@ -308,12 +372,12 @@ class Connection:
 
     def withdraw(self, id: int) -> bool:
         """Take back a call of which nothing has left yet; False if it is too late for that."""
-        for index, (frame, _) in enumerate(self._small):
-            if frame.id == id and isinstance(frame, (Call, Begin)):
-                del self._small[index]
-                self._forget(id)
-                return True
-        return False
+        call = self._calls.get(id)
+        if call is None or call.behind is None:
+            return False
+        del self._small[id]
+        self._forget(id)
+        return True
 
     def is_open(self, id: int) -> bool:
         """Whether this call has not ended."""
@@ -322,7 +386,8 @@ class Connection:
     @property
     def is_drained(self) -> bool:
         """Whether every call has ended and all that there was to say has been handed out."""
-        return not (self._calls or self._control or self._small or self._link_bulk.queue)
+        to_say = self._control or self._small or self._link_bulk.queue or self._unacked >= GRANT
+        return not (self._calls or to_say)
 
     def pending(self, id: int) -> int:
         """Bytes of this call (0: of no call) that wait to be sent."""
@@ -335,41 +400,64 @@ class Connection:
         self._line_up(call)
 
     def _line_up(self, call: _Call) -> None:
-        if call.queue and call.credit > 0 and not call.ring:
+        if not call.ring and call.can_go_on():
             call.ring = True
             self._ring.append(call)
 
     def data_to_send(self, now: float) -> "List[bytes]":
         """The next bytes for the pipe, in pieces; empty when there is nothing that may go now."""
-        out: "List[bytes]" = []
-        while self._control:
-            out.append(frames.encode(self._control.popleft()))
+        self._settle_debts()
+        out = [frames.encode(frame) for frame in self._control]
+        self._control.clear()
         size = sum(map(len, out))
         while self._small and size < BATCH:
-            frame, deadline = self._small.popleft()
-            if deadline is not None:
-                frame = type(frame)(frame.id, frames.milliseconds(deadline - now), frame[2], frame.payload)
-            elif isinstance(frame, (Call, Begin)):
-                frame = type(frame)(frame.id, frames.NEVER, frame[2], frame.payload)
-            out.append(frames.encode(frame))
-            size += len(out[-1])
-        while self._ring and size < BATCH and self.window.room > 0:
-            call = self._ring.popleft()
-            call.ring = False
-            encoded = self._next_of(call, now)
-            if encoded:
+            frame, deadline = self._small.popitem(last=False)[1]
+            for encoded in self._encode_small(frame, deadline, now):
                 out.append(encoded)
                 size += len(encoded)
+        while self._ring and size < BATCH:
+            call = self._ring[0]
+            if call.queue and min(CHUNK, _size(call.queue[0])) > self.window.room:
+                break
+            self._ring.popleft()
+            call.ring = False
+            while call.queue:  # else it ended while it stood in line
+                out.append(frames.encode(self._next_of(call, now)))
+                size += len(out[-1])
+                if not call.ending or len(call.queue) > 1:
+                    break  # only an End that nothing else of its call is left to go before leaves in the same turn
             self._line_up(call)
         self.bytes_sent += size
         return out
 
-    def _next_of(self, call: _Call, now: float) -> bytes:
-        if not call.queue:
-            return b""  # it ended while it stood in line
+    def _settle_debts(self) -> None:
+        """Tell the peer of what was heard and used.  Counted until now: one that does not listen costs no memory."""
+        if self._unacked >= GRANT:
+            count = min(self._unacked, frames.NEVER)
+            self._unacked -= count
+            self._control.append(Ack(0, count))
+        for id in self._owing:
+            call = self._calls.get(id)
+            if call is not None:
+                self._control.append(Credit(id, call.used))
+                call.room += call.used
+                call.used = 0
+        self._owing.clear()
+
+    def _encode_small(self, frame: Frame, deadline: "Optional[float]", now: float) -> "List[bytes]":
+        if isinstance(frame, (Call, Begin)):
+            left = frames.NEVER if deadline is None else frames.milliseconds(deadline - now)
+            frame = type(frame)(frame.id, left, frame.session, frame.payload)
+        call = self._calls.get(frame.id)
+        if call is None or call.behind is None:
+            return [frames.encode(frame)]
+        behind, call.behind = call.behind, None
+        return [frames.encode(f) for f in [frame, *behind]]
+
+    def _next_of(self, call: _Call, now: float) -> Frame:
         item = call.queue[0]
         if isinstance(item, _Body):
-            frame = item.take(min(CHUNK, call.credit, self.window.room))
+            frame = item.take()
             if not item.left:
                 call.queue.popleft()
         else:
@@ -385,4 +473,4 @@ class Connection:
                 self._move(frame, self.role)
         if isinstance(frame, BULK):
             self.window.sent(size, now)
-        return frames.encode(frame)
+        return frame

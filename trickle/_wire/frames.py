@@ -220,8 +220,14 @@ BY_CALLER, BY_DEADLINE = range(2)
 
 
 def encode(frame: Frame) -> bytes:
-    """The frame's bytes, a msgpack array of five."""
+    """The frame's bytes, a msgpack array of five.
+
+    Raises:
+      ValueError: the payload is larger than a CHUNK, which no reader takes.
+    """
     id, a, b, payload = frame
+    if len(payload) > CHUNK:
+        raise ValueError("%s with a payload of %d bytes; %d is the most" % (type(frame).__name__, len(payload), CHUNK))
     data: bytes = HEADER.pack(_ARRAY_OF_5, frame.kind, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, len(payload))
     data += payload
     return data
@@ -231,17 +237,24 @@ def milliseconds(seconds: float) -> int:
     """Seconds as a number that fits a frame: never less than 0, and NEVER for what does not fit."""
     if seconds >= NEVER / 1000:
         return NEVER
-    return max(0, int(seconds * 1000))
+    return int(seconds * 1000) if seconds > 0 else 0  # -inf is the deadline of a scope that is cancelled
 
 
 class Decoder:
-    """Cuts a stream of bytes into raw frames, in the one shape that ``encode`` writes."""
+    """Cuts a stream of bytes into raw frames, in the one shape that ``encode`` writes.
+
+    Of no more use once it has refused something.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
+        self._failed = False
 
     def feed(self, data: bytes) -> "List[Tuple[int, int, int, int, bytes]]":
         """The frames (kind, id, a, b, payload) that *data* completes."""
+        if self._failed:
+            raise WireError("this stream was refused before")
+        self._failed = True  # unless this goes well
         if self._rest:
             data = self._rest + data
         found = []
@@ -264,6 +277,7 @@ class Decoder:
             found.append((kind, id, a, b, data[start + header : stop]))
             start = stop
         self._rest = data[start:]
+        self._failed = False
         return found
 
 

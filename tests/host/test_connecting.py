@@ -1,0 +1,272 @@
+"""Connecting, and the ways in which it fails: each says which host, what happened and what to try."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests import work
+from tests.hosts import local, running_below
+from trickle import _boot
+
+PYTHON = sys.executable
+
+
+def shell(script: str, name: str = "web1") -> trickle.Command:
+    """A host whose login does *script*; "$@" is what it was asked to run."""
+    return trickle.Command(["sh", "-c", script, "login"], name=name)
+
+
+async def error_of(tunnel: trickle.abc.Tunnel, **options: float) -> trickle.ConnectError:
+    with pytest.raises(trickle.ConnectError) as caught:
+        async with trickle.open_host(tunnel, **options):  # type: ignore[arg-type]
+            pass
+    assert caught.value.host == tunnel.name
+    assert str(caught.value).startswith(f"{tunnel.name}: ")
+    return caught.value
+
+
+async def test_a_command_that_does_not_exist_is_named() -> None:
+    error = await error_of(trickle.Command(["/no/such/command"], name="web1"))
+
+    assert "cannot run '/no/such/command'" in str(error)
+    assert isinstance(error.__cause__, FileNotFoundError)
+
+
+async def test_a_python_that_does_not_exist_is_named() -> None:
+    error = await error_of(trickle.Command(["env"], name="web1", python="/no/such/python"))
+
+    assert (error.reason, error.exit_status) == ("no Python", 127)
+    assert "/no/such/python" in error.stderr
+
+
+async def test_a_tunnel_that_ends_says_its_status_and_last_words() -> None:
+    error = await error_of(shell("echo all is lost >&2; exit 7"))
+
+    assert (error.reason, error.exit_status, error.stderr) == ("unknown", 7, "all is lost\n")
+    assert "all is lost" in str(error)
+
+
+async def test_noise_before_the_first_frame_is_skipped() -> None:
+    async with trickle.open_host(shell('echo "Welcome to web1!"; seq 10000; exec "$@"')) as host:
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_noise_is_kept_for_the_error_message() -> None:
+    error = await error_of(shell("echo Account expired; exit 1"))
+
+    assert "Account expired" in str(error)
+
+
+async def test_noise_without_end_is_not_read_for_ever() -> None:
+    with pytest.raises(trickle.ProtocolError, match="web1: .*before the agent answered"):
+        async with trickle.open_host(shell("exec yes")):
+            pass
+
+
+async def test_a_host_that_does_not_answer_is_given_up_after_connect_timeout() -> None:
+    error = await error_of(shell("exec sleep 3600"), connect_timeout=0.5)
+
+    assert error.reason == "timed out"
+    assert "within 0.5 s (waiting for the agent)" in str(error)
+
+
+async def test_a_start_up_file_that_reads_stdin_is_recognised() -> None:
+    error = await error_of(shell('read line; exec "$@"'), connect_timeout=20)
+
+    assert error.reason == "stdin"
+    assert "something there read our stdin" in str(error)
+
+
+async def test_bytes_that_are_missing_are_noticed() -> None:
+    error = await error_of(shell('head -c 100 >/dev/null; exec "$@"'), connect_timeout=20)
+
+    assert error.reason == "stdin"
+
+
+async def test_a_shell_that_reads_our_bytes_ends_at_the_first_line() -> None:
+    error = await error_of(shell("exec sh"))
+
+    assert (error.reason, error.exit_status) == ("not a Python", 86)
+
+
+async def test_an_echo_is_not_taken_for_an_answer() -> None:
+    error = await error_of(shell("exec cat"), connect_timeout=0.5)
+
+    assert error.reason in ("timed out", "unknown")
+
+
+async def test_an_old_python_is_refused_by_name(tmp_path: Path) -> None:
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\ncase $1 in -V) echo Python 3.5.10;; *) exit 83;; esac\n")
+    old.chmod(0o755)
+
+    error = await error_of(shell(f'PATH={tmp_path}:/nowhere; export PATH; exec /bin/sh -c "$3" "$4" "$5"'))
+
+    assert error.reason == "too old"
+    assert "only" in str(error) and "Python 3.5.10" in str(error)
+
+
+async def test_a_host_without_any_python_is_told(tmp_path: Path) -> None:
+    error = await error_of(shell(f'PATH={tmp_path}; export PATH; exec /bin/sh -c "$3" "$4" "$5"'))
+
+    assert error.reason == "no Python"
+
+
+async def test_the_first_python_that_will_do_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 83\n")
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
+    for path in tmp_path.iterdir():
+        path.chmod(0o755)
+
+    async with trickle.open_host(shell(f'PATH={tmp_path}; export PATH; exec /bin/sh -c "$3" "$4" "$5"')) as host:
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_connect_error_comes_from_the_first_verb_when_nobody_waits() -> None:
+    async with trickle.open_host(shell("exit 7"), wait=False) as host:
+        for _ in range(2):
+            with pytest.raises(trickle.ConnectError, match="web1: "):
+                await host.call(work.add, 1)
+
+        assert host.statistics().state == "lost"
+
+
+async def test_a_connect_error_never_comes_from_leaving_the_block() -> None:
+    async with trickle.open_host(shell("exit 7"), wait=False):
+        pass
+
+
+async def test_a_cancelled_scope_ends_connecting_and_leaves_nothing() -> None:
+    before = running_below()
+
+    with trio.move_on_after(0.3) as scope:
+        async with trickle.open_host(shell("exec sleep 3600")):
+            pass
+
+    assert scope.cancelled_caught
+    assert running_below() == before
+
+
+async def test_a_call_whose_only_caller_gives_up_while_connecting_lets_the_next_one_connect_anew(
+    tmp_path: Path,
+) -> None:
+    script = f'if [ -e {tmp_path}/been ]; then exec "$@"; fi; touch {tmp_path}/been; exec sleep 3600'
+
+    async with trickle.open_host(shell(script), wait=False) as host:
+        with trio.move_on_after(1):
+            await host.call(work.add, 1)
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_call_cancelled_while_connecting_never_starts_when_others_wait(tmp_path: Path) -> None:
+    slow = shell(f'while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exec "$@"')
+    results = []
+
+    async def other_call(host: trickle.Host) -> None:
+        results.append(await host.call(work.add, 1, 2))
+
+    async with trickle.open_host(slow, wait=False) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(other_call, host)
+        async with trio.open_nursery() as inner:
+            inner.start_soon(host.call, work.write_file, str(tmp_path / "ran"), "ran")
+            await trio.sleep(0.3)
+            (tmp_path / "go").touch()
+            inner.cancel_scope.cancel()
+
+    assert results == [3]
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_garbage_on_the_pipe_is_a_protocol_error() -> None:
+    async with trickle.open_host(shell('{ "$@"; echo garbage; }')) as host:
+        with pytest.raises(trickle.ProtocolError, match="web1: it broke the rules of the wire") as caught:
+            await host.call(work.end_the_broker)
+
+        assert caught.value.host == "web1"
+
+
+async def test_what_a_host_says_behind_its_end_cannot_hurt() -> None:
+    async with trickle.open_host(shell('{ "$@"; echo garbage; }')) as host:
+        await host.call(work.add, 1)
+
+
+async def test_settings_are_checked() -> None:
+    for wrong in ({"lease": 1, "heartbeat": 1}, {"workers": 0}, {"connect_timeout": 0}, {"max_payload": 2**33}):
+        with pytest.raises(ValueError):
+            async with trickle.open_host(local(), **wrong):  # type: ignore[arg-type]
+                pass
+    with pytest.raises(TypeError, match="neither a tunnel nor a host name"):
+        async with trickle.open_host(42):  # type: ignore[arg-type]
+            pass
+
+
+def test_the_boot_line_passes_through_any_shell() -> None:
+    for words in (_boot.python_command(None), _boot.python_command("/usr/bin/python3")):
+        assert not set("\\!\n'").intersection("".join(words))
+    assert len(_boot.BOOT_LINE) < 200
+
+
+def test_a_half_dead_boot_ends_at_the_end_of_its_stdin() -> None:
+    data = _boot.boot_bytes({"nonce": "x"})
+
+    for length in (0, 3, 9, 20, len(data) // 2):
+        done = subprocess.run(
+            _boot.python_command(PYTHON), input=data[:length], capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode != 0
+
+
+def test_a_boot_that_waits_for_ever_has_a_deadline_of_its_own() -> None:
+    assert "_signal.alarm(60)" in _boot.BOOT_LINE
+
+
+async def test_a_silent_controller_is_noticed_by_the_agent(tmp_path: Path) -> None:
+    """The agent's end of the lease: a controller that says nothing more, with its pipes open."""
+    configuration = {
+        "name": "web1",
+        "nonce": "0123456789abcdef",
+        "agent": "a",
+        "heartbeat": 0.2,
+        "lease": 1.0,
+        "workers": 4,
+        "max_payload": 1 << 20,
+        "grace_period": 5.0,
+    }
+    process = subprocess.Popen(_boot.python_command(PYTHON), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(_boot.boot_bytes(configuration))
+    process.stdin.flush()
+    started = time.monotonic()
+
+    status = await trio.to_thread.run_sync(process.wait)
+
+    assert status == 70
+    assert time.monotonic() - started >= 1.0
+    process.stdin.close()
+    process.stdout.close()
+
+
+async def test_a_silent_agent_is_a_lost_host(tmp_path: Path) -> None:
+    import signal
+
+    async with trickle.open_host(local("web1"), heartbeat=0.2, lease=1.0) as host:
+        os.kill(host.info.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(trickle.HostLost, match="web1: nothing was heard from it for 1 s"):
+                await host.call(work.add, 1)
+        finally:
+            os.kill(host.info.pid, signal.SIGCONT)
+
+
+async def test_a_loop_that_was_blocked_for_less_than_the_lease_loses_nothing() -> None:
+    async with trickle.open_host(local(), heartbeat=0.2, lease=2.0) as host:
+        time.sleep(1.5)
+
+        assert await host.call(work.add, 1, 2) == 3

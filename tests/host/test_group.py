@@ -1,0 +1,191 @@
+"""A plain group: one result for each host, whatever becomes of the others."""
+
+import math
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests import work
+from tests.hosts import file_appears, is_running, local
+
+NOWHERE = trickle.Command([sys.executable, "-c", "import sys; sys.exit('nobody home')"], name="nowhere")
+
+
+async def test_a_group_call_gives_each_hosts_result_in_the_groups_order() -> None:
+    names = ["c", "a", "b"]
+
+    async with trickle.open_group([local(name) for name in names]) as group:
+        results = await group.call(work.add, 1, b=2)
+
+    assert list(results) == names
+    assert results.unwrap() == {"c": 3, "a": 3, "b": 3}
+    assert list(group) == names
+    assert isinstance(group["a"], trickle.Host)
+
+
+async def test_what_fails_on_one_host_does_not_cost_another_its_result() -> None:
+    async with trickle.open_group([local("good"), NOWHERE, local("bad")]) as group:
+        results = await group.call(_fail_on_bad)
+
+    assert results.successful() == {"good": "fine"}
+    assert isinstance(results["nowhere"], trickle.Failure)
+    assert isinstance(results.failures()["nowhere"], trickle.ConnectError)
+    assert isinstance(results.failures()["bad"], LookupError)
+
+
+def _fail_on_bad() -> str:
+    from trickle import remote
+
+    if remote.host_name == "bad":
+        raise LookupError("bad")
+    return "fine"
+
+
+async def test_results_are_made_for_match() -> None:
+    async with trickle.open_group([local("good"), local("bad")]) as group:
+        results = await group.call(_fail_on_bad)
+
+    found = []
+    for name, result in results.items():
+        match result:
+            case trickle.Success(value):
+                found.append((name, value))
+            case trickle.Failure(LookupError() as error):
+                found.append((name, type(error).__name__))
+    assert found == [("good", "fine"), ("bad", "RemoteLookupError")]
+
+
+async def test_raise_failures_raises_one_group_of_what_failed() -> None:
+    async with trickle.open_group([local("good"), local("bad"), NOWHERE]) as group:
+        results = await group.call(_fail_on_bad)
+
+    with pytest.raises(ExceptionGroup, match="2 of 3 hosts failed") as caught:
+        results.raise_failures()
+    assert [type(error).__mro__[1:3] for error in caught.value.exceptions][1][0] is Exception
+    assert caught.group_contains(LookupError) and caught.group_contains(trickle.ConnectError)
+    assert {error.host for error in caught.value.exceptions} == {"bad", "nowhere"}  # type: ignore[attr-defined]
+
+
+async def test_a_timeout_over_a_group_keeps_the_answers_that_came(tmp_path: Path) -> None:
+    async with trickle.open_group([local("quick"), local("slow")]) as group:
+        await group.wait_connected()
+        results = await group.options(timeout=3).call(_sleep_on_slow, str(tmp_path / "pid"))
+
+        assert results.successful() == {"quick": "done"}
+        error = results.failures()["slow"]
+        assert isinstance(error, trickle.CallTimeout) and isinstance(error, trio.TooSlowError)
+        assert (error.host, error.verdict, error.stage) == ("slow", "cancelled", "running")
+        assert error.remote_stack is not None and "_sleep_on_slow" in error.remote_stack
+        assert "slow: no result within 3 s" in str(error)
+        assert not is_running(int(await file_appears(tmp_path / "pid")))
+        assert (await group.call(work.add, 1)).unwrap() == {"quick": 1, "slow": 1}
+
+
+def _sleep_on_slow(path):  # type: ignore[no-untyped-def]
+    import os
+    import time
+
+    from trickle import remote
+
+    if remote.host_name == "slow":
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(3600)
+    return "done"
+
+
+async def test_a_host_timed_out_while_connecting_names_the_stage() -> None:
+    hangs = trickle.Command([sys.executable, "-c", "import sys; sys.stdin.read()"], name="hangs")
+
+    async with trickle.open_group([local(), hangs]) as group:
+        results = await group.options(timeout=2).call(work.add, 1)
+        error = results.failures()["hangs"]
+
+        assert isinstance(error, trickle.CallTimeout)
+        assert error.stage == "connecting: waiting for the agent"
+        assert "hangs" not in group.unreachable  # nobody waits for it any more; the next verb connects anew
+        assert results.successful() == {"here": 1}
+
+
+async def test_a_scope_of_the_callers_own_discards_the_answers() -> None:
+    results = None
+
+    async with trickle.open_group([local("a"), local("b")]) as group:
+        await group.wait_connected()
+        with trio.move_on_after(0.3) as scope:
+            results = await group.call(time.sleep, 3600)
+
+    assert scope.cancelled_caught
+    assert results is None
+
+
+async def test_unreachable_hosts_are_known_once_they_have_failed() -> None:
+    async with trickle.open_group([local(), NOWHERE]) as group:
+        await group.wait_connected()
+
+        assert list(group.unreachable) == ["nowhere"]
+        assert "nobody home" in group.unreachable["nowhere"].stderr
+        assert group.statistics()["here"].state == "connected"
+        assert group.statistics()["nowhere"].state == "lost"
+
+
+async def test_leaving_a_group_does_not_wait_for_hosts_that_hang() -> None:
+    hangs = trickle.Command([sys.executable, "-c", "import sys; sys.stdin.read()"], name="hangs")
+
+    async with trickle.open_group([hangs]):
+        pass
+
+
+def test_names_in_a_group_are_unique() -> None:
+    async def main() -> None:
+        async with trickle.open_group([local("a"), local("a")]):
+            pass
+
+    with pytest.raises(ValueError, match="two hosts of this group are called 'a'"):
+        trio.run(main)
+
+
+async def test_an_empty_group_gives_empty_results() -> None:
+    async with trickle.open_group([]) as group:
+        results = await group.call(work.add, 1)
+
+    assert dict(results) == {}
+    results.raise_failures()
+    assert str(results) == ""
+
+
+async def test_group_options_make_views() -> None:
+    async with trickle.open_group([local()]) as group:
+        view = group.options(env={"COLOUR": "red"})
+
+        assert (await view.call(work.environment, "COLOUR")).unwrap() == {"here": "red"}
+        assert (await group.call(work.environment, "COLOUR")).unwrap() == {"here": None}
+        with pytest.raises(ValueError, match="timeout"):
+            group.options(timeout=0)
+        assert (await group.options(timeout=math.inf).call(work.add, 1)).unwrap() == {"here": 1}
+
+
+async def test_an_exception_of_the_body_is_raised_as_itself() -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with trickle.open_group([local("a"), local("b")]):
+            raise ZeroDivisionError
+
+
+def test_results_print_as_a_table() -> None:
+    results = trickle.Results({"web1": trickle.Success(3), "db": trickle.Failure(ValueError("db: no"))})
+
+    assert str(results) == "web1  3\ndb    ValueError: db: no"
+    assert repr(results) == "<trickle.Results: 1 successful, 1 failed>"
+
+
+def test_hosts_that_were_not_needed_have_not_failed() -> None:
+    results = trickle.Results({"a": trickle.Success(1), "b": trickle.Failure(trickle.NotNeeded("b: not needed"))})
+
+    results.raise_failures()
+
+    assert results.unwrap() == {"a": 1}
+    assert list(results.failures()) == ["b"]

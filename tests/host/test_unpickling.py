@@ -1,0 +1,760 @@
+"""Plain data arrives; nothing else is looked up, called or believed, and nothing costs more than its size."""
+
+import collections
+import contextlib
+import copyreg
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import gc
+import ipaddress
+import pathlib
+import pickle
+import resource
+import struct
+import sys
+import tracemalloc
+import uuid
+import zoneinfo
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trickle
+from trickle import _unpickling
+from trickle._agent.results import dumps_result
+from trickle._fence import memory_fence
+from trickle._unpickling import allow, allowed_classes, loads
+
+HASH_MODULUS = sys.hash_info.modulus
+
+
+def roundtrip(value: object, *classes: type) -> Any:
+    return loads(dumps_result(value), host="web1", allowed=allowed_classes(classes))
+
+
+def text(value: str) -> bytes:
+    """The opcode for a short text."""
+    encoded = value.encode()
+    return b"\x8c" + bytes([len(encoded)]) + encoded
+
+
+def global_(module: str, name: str) -> bytes:
+    return text(module) + text(name) + b"\x93"
+
+
+def call(module: str, name: str, arguments: bytes) -> bytes:
+    return global_(module, name) + arguments + b"R"
+
+
+def get(index: int) -> bytes:
+    return b"h" + bytes([index])
+
+
+def integer(value: int) -> bytes:
+    return b"\x8a\x20" + value.to_bytes(32, "little")
+
+
+def pickled(body: bytes) -> bytes:
+    return b"\x80\x04" + body + b"."
+
+
+def refusal(data: bytes, *classes: type) -> str:
+    """What `loads` says about *data*."""
+    with pytest.raises(trickle.UnsafeResult) as caught:
+        loads(data, host="web1", allowed=allowed_classes(classes))
+    assert caught.value.host == "web1"
+    assert str(caught.value).startswith("web1: ")
+    return str(caught.value)
+
+
+# What arrives
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(min_value=-(2**3000), max_value=2**3000),
+    st.floats(allow_nan=False),
+    st.complex_numbers(allow_nan=False),
+    st.text(st.characters(codec=None)),
+    st.binary(),
+    st.text(max_size=5).map(lambda some: some * 1000),
+    st.dates(),
+    st.times(),
+    st.datetimes(),
+    st.datetimes(timezones=st.just(datetime.UTC)),
+    st.timedeltas(),
+    st.decimals(allow_nan=False),
+    st.fractions(),
+    st.uuids(),
+    st.ip_addresses(),
+    st.ip_addresses(v=4).map(ipaddress.IPv4Network),
+    st.builds(range, st.integers(), st.integers(), st.integers(min_value=1)),
+    st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map(pathlib.PurePosixPath),
+    st.text().map(pathlib.PureWindowsPath),
+)
+keys = st.recursive(scalars, lambda items: st.lists(items).map(tuple) | st.frozensets(items), max_leaves=8)
+values = st.recursive(
+    keys,
+    lambda items: st.one_of(
+        st.lists(items),
+        st.lists(items).map(tuple),
+        st.dictionaries(keys, items),
+        st.dictionaries(keys, items).map(collections.OrderedDict),
+        st.dictionaries(keys, items).map(lambda pairs: collections.defaultdict(list, pairs)),
+        st.lists(items).map(collections.deque),
+        st.sets(keys),
+        st.lists(keys).map(collections.Counter),
+        st.binary().map(bytearray),
+    ),
+    max_leaves=20,
+)
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(values)
+def test_plain_data_arrives_as_it_is(value: object) -> None:
+    other = roundtrip(value)
+
+    assert type(other) is type(value)
+    assert other == value
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(values)
+def test_data_that_is_rehearsed_arrives_as_it_is(value: object) -> None:
+    value = [value, {(1, 2): value}]
+
+    assert roundtrip(value) == value
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_ordinary_pickles_are_read_too(protocol: int) -> None:
+    value = [1, "x", {"a": (2, 3.5)}, datetime.date(2020, 1, 1), b"x" * 10**5]
+
+    assert loads(pickle.dumps(value, protocol), host="web1") == value
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 65535, 65536, 10**6])
+def test_texts_and_bytes_of_any_length_arrive(size: int) -> None:
+    value = ["x" * size, b"y" * size, bytearray(b"z" * size), {"k" * size: (b"l" * size,)}, 2 ** min(8 * size, 10**5)]
+
+    assert roundtrip(value) == value
+
+
+def test_folds_zones_and_names_are_kept() -> None:
+    zone = datetime.timezone(datetime.timedelta(hours=3), "here")
+    value = [datetime.datetime(2020, 1, 1, fold=1, tzinfo=zone), datetime.time(1, fold=1, tzinfo=zone)]
+
+    other = roundtrip(value)
+
+    assert [item.fold for item in other] == [1, 1]
+    assert [item.tzinfo.tzname(None) for item in other] == ["here", "here"]
+
+
+def test_time_zones_arrive_by_name() -> None:
+    key = "Europe/Berlin"
+    if not any(pathlib.Path(path, key).exists() for path in zoneinfo.TZPATH):
+        pytest.skip("this machine has no time zones")
+    value = datetime.datetime(2020, 6, 1, tzinfo=zoneinfo.ZoneInfo(key))
+
+    other = roundtrip(value)
+
+    assert other == value
+    assert other.tzinfo is value.tzinfo
+
+
+@pytest.mark.parametrize("factory", [None, list, int, dict, set, str, float, bool, tuple])
+def test_defaultdicts_keep_their_factories(factory: type | None) -> None:
+    value = roundtrip(collections.defaultdict(factory, {1: 2}))
+
+    assert value.default_factory is factory
+    assert value == {1: 2}
+
+
+def test_slices_and_singletons_arrive() -> None:
+    assert roundtrip([slice(1, None, -1), ..., NotImplemented]) == [slice(1, None, -1), ..., NotImplemented]
+
+
+def test_shared_objects_stay_shared_and_recursion_stays() -> None:
+    shared, loop = [1], {}  # type: tuple[list[int], dict[object, Any]]
+    loop[(1, 2)] = (shared, shared, loop)
+
+    other = roundtrip(loop)
+
+    first, second, again = other[1, 2]
+    assert first is second
+    assert again is other
+
+
+def test_garbage_collection_is_as_it_was() -> None:
+    assert gc.isenabled()
+
+    roundtrip([1])
+    refusal(b"garbage")
+
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        roundtrip([1])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+# What is refused
+
+
+def test_the_message_names_the_class_and_the_ways_out() -> None:
+    message = refusal(dumps_result(Point(1, 2)))
+
+    assert f"{__name__}.Point" in message
+    assert "trickle.allow(Point)" in message
+    assert "options(allow=(Point,))" in message
+    assert 'trust="full"' in message
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("os", "system"),
+        ("builtins", "eval"),
+        ("builtins", "getattr"),
+        ("builtins", "type"),
+        ("builtins", "object"),
+        ("pathlib", "os.getpid"),
+        ("pathlib", "Path.home"),
+        ("datetime", "datetime.now"),
+        ("collections", "namedtuple"),
+        ("trickle", "allow"),
+        ("", "integer"),
+        ("", ""),
+        ("\x1b[31m", "\n"),
+    ],
+)
+def test_nothing_else_is_looked_up(module: str, name: str) -> None:
+    message = refusal(pickled(call(module, name, b")")))
+
+    assert "which is not plain data" in message
+    assert message.isprintable()
+
+
+def test_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+
+    refusal(pickled(global_("this", "d")))
+
+    assert "this" not in sys.modules
+
+
+ARGUMENTS = {
+    "bytearray of a size": call("builtins", "bytearray", b"J\x00\x00\x00\x10\x85"),
+    "bytearray of a text": call("builtins", "bytearray", text("x") + text("utf-8") + b"\x86"),
+    "Fraction of a text": call("fractions", "Fraction", text("1e3000000") + b"\x85"),
+    "Fraction of floats": call("fractions", "Fraction", (b"G" + struct.pack(">d", 0.5)) * 2 + b"\x86"),
+    "Fraction by zero": call("fractions", "Fraction", b"K\x01K\x00\x86"),
+    "Decimal of a tuple": call("decimal", "Decimal", b"K\x00)K\x00\x87\x85"),
+    "Decimal of nonsense": call("decimal", "Decimal", text("nonsense") + b"\x85"),
+    "complex of a text": call("builtins", "complex", text("1j") + b"\x85"),
+    "range of floats": call("builtins", "range", (b"G" + struct.pack(">d", 0.5)) * 3 + b"\x87"),
+    "range without a step": call("builtins", "range", b"K\x00K\x01K\x00\x87"),
+    "range of booleans": call("builtins", "range", b"\x88\x88\x88\x87"),
+    "slice of a list": call("builtins", "slice", b"]NN\x87"),
+    "list of a range": call(
+        "builtins", "list", call("builtins", "range", b"K\x00J\xff\xff\xff\x7fK\x01\x87") + b"\x85"
+    ),
+    "date of integers": call("datetime", "date", b"M\xe4\x07K\x01K\x01\x87"),
+    "impossible date": call("datetime", "date", b"C\x04\x07\xe4\x02\x1f\x85"),
+    "year 0": call("datetime", "date", b"C\x04\x00\x00\x01\x01\x85"),
+    "impossible datetime": call("datetime", "datetime", b"C\x0a\x07\xe4\x01\x01\x19\x3c\x3c\x00\x00\x00\x85"),
+    "impossible time": call("datetime", "time", b"C\x06\x18\x00\x00\x00\x00\x00\x85"),
+    "short date": call("datetime", "date", b"C\x02\x07\xe4\x85"),
+    "zone of a text": call("datetime", "time", b"C\x06\x00\x00\x00\x00\x00\x00" + text("UTC") + b"\x86"),
+    "huge timedelta": call("datetime", "timedelta", b"J\xff\xff\xff\x7fK\x00K\x00\x87"),
+    "timezone of a day": call("datetime", "timezone", call("datetime", "timedelta", b"K\x01K\x00K\x00\x87") + b"\x85"),
+    "zone outside": call("zoneinfo", "ZoneInfo", text("../../etc/passwd") + b"\x85"),
+    "unknown zone": call("zoneinfo", "ZoneInfo", text("No/Such") + b"\x85"),
+    "UUID of bytes": call("uuid", "UUID", b"C\x01x\x85"),
+    "path of an integer": call("pathlib", "PurePosixPath", b"K\x01\x85"),
+    "address of an integer": call("ipaddress", "IPv4Address", b"K\x01\x85"),
+    "address of nonsense": call("ipaddress", "IPv4Address", text("1.2.3") + b"\x85"),
+    "Counter of a text": call("collections", "Counter", text("abc") + b"\x85"),
+    "OrderedDict of a list": call("collections", "OrderedDict", b"]\x85"),
+    "deque of a list": call("collections", "deque", b"]\x85"),
+    "deque of a length": call("collections", "deque", b")" + text("x") + b"\x86"),
+    "defaultdict of a text": call("collections", "defaultdict", text("list") + b"\x85"),
+    "defaultdict of a constructor": call("collections", "defaultdict", global_("builtins", "bytearray") + b"\x85"),
+    "defaultdict of values": call("collections", "defaultdict", global_("builtins", "list") + b"]\x86"),
+    "call of a value": call("uuid", "UUID", text(str(uuid.UUID(int=1))) + b"\x85") + b")R",
+    "arguments that are no tuple": global_("builtins", "bytearray") + b"]R",
+}
+
+
+@pytest.mark.parametrize("body", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_constructors_check_their_arguments(body: bytes) -> None:
+    refusal(pickled(body))
+    refusal(pickled(b"}" + body + b"Ns"))  # rehearsed
+
+
+@pytest.mark.parametrize("value", [fractions.Fraction(1, 2**20000), range(2**20000), decimal.Decimal("1" * 20000)])
+def test_constructors_check_the_sizes_of_their_arguments(value: object) -> None:
+    refusal(dumps_result(value))
+
+
+OPCODES = {
+    "a memo index of 2**29": b"]r\x00\x00\x00 ",
+    "a memo index of 255": b"]q\xff",
+    "a memo index as text": b"]p255\n",
+    "a global as text": b"cos\nsystem\n",
+    "a persistent id": b"NQ",
+    "a persistent id as text": b"Px\n",
+    "an extension": b"\x82\x01",
+    "a large extension": b"\x84\x01\x00\x00\x00",
+    "an instance as text": b"(ios\nsystem\n",
+    "an object": b"(" + global_("os", "system") + b"o",
+    "an integer as text": b"I1\n",
+    "a long as text": b"L1L\n",
+    "a float as text": b"F1\n",
+    "a string as text": b"S'x'\n",
+    "a copy of the top": b"N2\x86",
+    "a dict from a mark": b"(d",
+    "a list from a mark": b"(l",
+    "a buffer": b"\x97",
+    "another protocol": b"\x80\x04N",
+    "an unknown opcode": b"\xff",
+    "a short text with a long length": b"X\x01\x00\x00\x00x",
+    "a stop in the middle": b"N.N",
+}
+
+
+@pytest.mark.parametrize("body", OPCODES.values(), ids=OPCODES)
+def test_opcodes_that_the_far_end_does_not_write_are_refused(body: bytes) -> None:
+    refusal(pickled(body))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b".",
+        b"\x80\x04",
+        b"\x80\x04.",
+        b"garbage",
+        pickle.dumps([1], 3),
+        b"\x80\x06N.",
+        pickled(b"N") + b"x",
+        pickled(b"h\x05"),
+        pickled(b"a"),
+        pickled(b"\x86"),
+        pickled(b"R"),
+        pickled(b"X\xff\xff\xff\xffx"),
+        pickled(b"\x8d" + b"\xff" * 8),
+        pickled(b"\x96" + struct.pack("<Q", 2**33)),
+        pickled(b"\x8c\x02\xff\xff"),
+        pickled(b"\x95" + b"\xff" * 8 + b"N"),
+    ],
+    ids=repr,
+)
+def test_garbage_is_refused(data: bytes) -> None:
+    refusal(data)
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(st.binary(), st.sampled_from([b"", b"\x80\x04", b"\x80\x05"]))
+def test_any_bytes_are_read_or_refused(data: bytes, start: bytes) -> None:
+    with contextlib.suppress(trickle.UnsafeResult):
+        loads(start + data + b".", host="web1")
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(values, st.data())
+def test_any_cut_is_refused(value: object, data: st.DataObject) -> None:
+    whole = dumps_result(value)
+    length = data.draw(st.integers(0, len(whole) - 1))
+
+    refusal(whole[:length])
+
+
+def test_a_frame_cannot_hide_opcodes() -> None:
+    hidden = call("os", "system", text("true") + b"\x85")
+    # A reader that drops what is left of a frame when an opcode crosses its end reads `hidden` as opcodes.
+    body = b"\x95" + struct.pack("<Q", 3) + b"\x8c" + bytes([len(hidden) + 1]) + b"x" + hidden
+
+    value = loads(pickled(body.replace(hidden, b"y" * len(hidden))), host="web1")
+
+    assert value == "x" + "y" * len(hidden)
+    assert "os.system" not in refusal(pickled(body))
+
+
+def test_extension_codes_are_neither_used_nor_filled_in() -> None:
+    copyreg.add_extension("datetime", "date", 77)
+    try:
+        refusal(pickled(b"\x82\x4dC\x04\x07\xe4\x01\x01\x85R"))
+
+        assert pickle.loads(b"\x80\x02\x82\x4d.") is datetime.date
+    finally:
+        copyreg.remove_extension("datetime", "date", 77)
+        copyreg.clear_extension_cache()
+
+
+STATES = {
+    "a UUID": call("uuid", "UUID", text(str(uuid.UUID(int=1))) + b"\x85"),
+    "an OrderedDict": call("collections", "OrderedDict", b")"),
+    "a Counter": call("collections", "Counter", b"}\x85"),
+    "a deque": call("collections", "deque", b")"),
+    "a Fraction": call("fractions", "Fraction", b"K\x01K\x02\x86"),
+    "a path": call("pathlib", "PurePosixPath", text("x") + b"\x85"),
+    "a network": call("ipaddress", "IPv4Network", text("10.0.0.0/8") + b"\x85"),
+    "a constructor": global_("uuid", "UUID"),
+    "a container's constructor": global_("collections", "OrderedDict"),
+    "a factory": global_("builtins", "list"),
+    "a dict": b"}",
+    "a set": b"\x8f",
+    "a list": b"]",
+    "a tuple": b")",
+    "None": b"N",
+    "Ellipsis": global_("builtins", "Ellipsis"),
+}
+
+
+@pytest.mark.parametrize("state", [b"}" + text("int") + b"K\x05s", b"N}" + text("int") + b"K\x05s\x86"])
+@pytest.mark.parametrize("body", STATES.values(), ids=STATES)
+def test_nothing_gets_a_state(body: bytes, state: bytes) -> None:
+    refusal(pickled(body + state + b"b"))
+    refusal(pickled(body + state + b"b"), Point)
+
+
+@pytest.mark.parametrize("body", STATES.values(), ids=STATES)
+def test_nothing_is_made_by_new(body: bytes) -> None:
+    refusal(pickled(body + b")\x81"))
+    refusal(pickled(body + b")}\x92"))
+    refusal(pickled(body + b")\x81"), Point)
+
+
+@pytest.mark.parametrize("cls", [datetime.date, int, list, collections.OrderedDict, uuid.UUID, pathlib.PurePosixPath])
+def test_classes_are_no_values(cls: type) -> None:
+    assert f"contains the class {cls.__module__}.{cls.__name__} itself" in refusal(dumps_result([cls]))
+    refusal(dumps_result({(1, 2): cls}))
+    refusal(dumps_result({cls: 1}))
+
+
+# What costs too much
+
+MEBIBYTE = 2**20
+DEEP = b"N" + b"\x85" * 200_000
+SHARED = b"N\x85\x94" + b"".join(b"0" + get(n) + get(n) + b"\x86\x94" for n in range(80))
+LONG_TUPLE = b"(" + b"N" * 50_000 + b"t\x94"
+LONG_TEXT = b"X" + struct.pack("<I", 2**18) + b"x" * 2**18
+LONG_BYTES = b"B" + LONG_TEXT[1:]
+LONG_DICT = b"}(" + b"".join(b"J" + struct.pack("<i", n) + b"N" for n in range(50_000)) + b"u"
+LARGE_INTEGER = b"\x8b" + struct.pack("<I", 10**5) + b"x" * 10**5
+COLLIDING = [integer((n + 1) * HASH_MODULUS) for n in range(20_000)]
+COLLIDING_TEXTS = [text(str((n + 1) * HASH_MODULUS)) for n in range(20_000)]
+NOTHING_REPLACED = call("builtins", "slice", b"K\x00K\x00N\x87")
+HUGE_RANGE = call("builtins", "range", b"K\x00J\xff\xff\xff\x7fK\x01\x87")
+DECIMAL, COUNTER = global_("decimal", "Decimal") + b"\x940", global_("collections", "Counter") + b"\x940"
+DEQUE, DEFAULTDICT = global_("collections", "deque") + b"\x940", global_("collections", "defaultdict") + b"\x940"
+BYTEARRAY = global_("builtins", "bytearray") + b"\x940"
+
+
+def set_of(items: bytes) -> bytes:
+    return b"\x8f(" + items + b"\x90"
+
+
+COSTLY = {
+    "a memo index of 2**29": b"]r\x00\x00\x00 ",
+    "nested tuples as a key": b"}" + DEEP + b"Ns",
+    "nested tuples in a set": set_of(DEEP),
+    "nested tuples in a frozenset": b"(" + DEEP + b"\x91",
+    "nested tuples as a Counter's key": COUNTER + get(0) + b"}\x85R" + DEEP + b"Ns",
+    "tuples nested step by step": b"}N\x85\x94Ns" + b"".join(get(n) + b"\x85\x94Ns" for n in range(250)),
+    "a tuple that is shared exponentially": b"}(" + SHARED + b"Nu",
+    "a long tuple as many keys": set_of(LONG_TUPLE + get(0) * 50_000),
+    "a long tuple in many keys": set_of(LONG_TUPLE + (get(0) + b"\x85") * 50_000),
+    "a large integer as many keys": set_of(LARGE_INTEGER + b"\x94" + get(0) * 100_000),
+    "a long text as many keys": b"}(" + (LONG_TEXT + b"\x94N") * 2 + (get(1) + b"N") * 100_000 + b"u",
+    "long bytes as many keys": b"}(" + (LONG_BYTES + b"\x94N") * 2 + (get(1) + b"N") * 100_000 + b"u",
+    "integers that collide": set_of(b"".join(COLLIDING)),
+    "tuples that collide": set_of(b"".join(number + b"\x85" for number in COLLIDING)),
+    "frozensets that collide": set_of(b"".join(b"(" + number + b"\x91" for number in COLLIDING)),
+    "decimals that collide": DECIMAL + set_of(b"".join(get(0) + digits + b"\x85R" for digits in COLLIDING_TEXTS)),
+    "many counters of a dict": COUNTER + LONG_DICT + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",
+    "many bytearrays of bytes": BYTEARRAY + LONG_BYTES + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",
+    "a list that doubles": b"](Ne\x94" + NOTHING_REPLACED + b"\x940" + (get(0) + get(1) + get(0) + b"s0") * 50 + b"N",
+    "a list of a range": b"]" + NOTHING_REPLACED + HUGE_RANGE + b"s",
+    "deques in deques": DEQUE + (get(0) + b")R") * 100_000 + b"a" * 99_999,
+    "defaultdicts in defaultdicts": DEFAULTDICT + (get(0) + b")RN") * 50_000 + b"Ns" + b"s" * 49_999,
+}
+
+
+@pytest.mark.parametrize("body", COSTLY.values(), ids=COSTLY)
+def test_what_costs_more_than_its_size_is_refused(body: bytes) -> None:
+    data = pickled(body)
+    tracemalloc.start()
+    try:
+        refusal(data)
+
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * MEBIBYTE + 16 * len(data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
+def test_empty_sets_by_the_million_are_refused() -> None:
+    count = 2**20  # 224 bytes each
+
+    message = refusal(pickled(b"](" + b"\x8f" * count + b"e"))
+
+    assert "too much memory" in message
+
+
+def test_nested_data_that_is_no_key_arrives() -> None:
+    depth = 100_000
+
+    value = loads(pickled(b"]" * depth + b"a" * (depth - 1)), host="web1")
+
+    assert isinstance(value, list)
+
+
+def test_honest_data_with_shared_keys_arrives() -> None:
+    key = ("cpu", "user", 1)
+    value: list[object] = [{key: n, (n, "x"): {n}} for n in range(20_000)]
+
+    assert roundtrip(value) == value
+
+
+def test_large_integers_of_chance_arrive() -> None:
+    value = {3**n % 2**256: n for n in range(200, 20_000)}
+
+    assert roundtrip(value) == value
+
+
+def test_the_account_is_forgotten() -> None:
+    roundtrip({("x" * 10**5, 1): 2})
+
+    assert _unpickling._ledger._by_hash == {}
+
+
+# Classes that the program named
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Permission(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+@dataclasses.dataclass
+class Machine:
+    name: str
+    disks: list[str] = dataclasses.field(default_factory=list)
+
+    class Inner:
+        pass
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frozen:
+    name: str
+
+
+class WithState:
+    def __init__(self) -> None:
+        raise AssertionError("called")
+
+    def __getstate__(self) -> object:
+        return 5
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+
+class CallsItself:
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return CallsItself, (self.value,)
+
+    def __call__(self) -> None:
+        raise AssertionError("called")
+
+
+class Names(list[str]):
+    pass
+
+
+class Mapping(dict[str, int]):
+    pass
+
+
+class OurError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(_unpickling, "_allowed", {})
+    yield
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Point(1, 2),
+        Colour.RED,
+        Permission.READ | Permission.WRITE,
+        Machine("web1", ["sda"]),
+        Frozen("web1"),
+        Names(["a", "b"]),
+        Mapping(a=1),
+        {Frozen("web1"): Point(1, 2), Colour.RED: {Point(1, 2)}},
+        [Machine("web1"), datetime.date(2020, 1, 1), {(1, 2): Machine("web2")}],
+    ],
+    ids=repr,
+)
+def test_instances_of_allowed_classes_arrive(value: object) -> None:
+    classes = (Point, Colour, Permission, Machine, Frozen, Names, Mapping)
+
+    other = roundtrip(value, *classes)
+
+    assert type(other) is type(value)
+    assert other == value
+    refusal(dumps_result(value))
+
+
+def test_nested_classes_are_allowed_by_their_own_name() -> None:
+    value = roundtrip(Machine.Inner(), Machine.Inner)
+
+    assert type(value) is Machine.Inner
+    refusal(dumps_result(Machine.Inner()), Machine)
+
+
+def test_allow_holds_for_every_call() -> None:
+    allow(Point, Machine)
+
+    assert loads(dumps_result(Point(1, 2)), host="web1", allowed=allowed_classes()) == Point(1, 2)
+    assert roundtrip(Machine("x")) == Machine("x")
+    refusal(dumps_result(Frozen("x")))
+
+
+def test_options_add_to_what_is_allowed_everywhere() -> None:
+    allow(Point)
+
+    names = allowed_classes([Frozen])
+
+    assert names == {(__name__, "Point"): Point, (__name__, "Frozen"): Frozen}
+    assert allowed_classes() == {(__name__, "Point"): Point}
+
+
+@pytest.mark.parametrize("wrong", ["Point", Point(1, 2), len, None, list[int]])
+def test_only_classes_can_be_allowed(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="only classes can be allowed, not"):
+        allow(Point, wrong)
+
+    assert allowed_classes() == {}
+
+
+def test_classes_inside_functions_cannot_be_allowed() -> None:
+    class Local:
+        pass
+
+    with pytest.raises(TypeError, match="Local cannot be allowed"):
+        allow(Local)
+
+
+def test_setstate_is_called_and_init_is_not() -> None:
+    value = roundtrip(WithState.__new__(WithState), WithState)
+
+    assert value.state == 5
+
+
+def test_classes_that_need_their_init_are_refused() -> None:
+    message = refusal(dumps_result(CallsItself(1)), CallsItself)
+
+    assert "calls no __init__" in message
+
+
+def test_exceptions_can_be_allowed_as_values() -> None:
+    error = roundtrip(OurError("x"), OurError)
+
+    assert type(error) is OurError
+    assert error.args == ("x",)
+
+
+def test_instances_of_allowed_classes_are_not_called() -> None:
+    instance = global_(__name__, "CallsItself") + b")\x81"
+
+    refusal(pickled(instance + b")R"), CallsItself)
+
+
+def test_allowed_classes_are_no_values_and_cannot_be_changed() -> None:
+    state = b"}" + text("__new__") + b"Ns"
+
+    assert f"contains the class {__name__}.Point itself" in refusal(dumps_result([Point]), Point)
+    refusal(pickled(global_(__name__, "Point") + state + b"b"), Point)
+    refusal(pickled(global_(__name__, "Point") + b"N" + state + b"\x86b"), Point)
+    assert roundtrip(Point(1, 2), Point) == Point(1, 2)
+
+
+def test_full_trust_reads_whatever_it_is() -> None:
+    value = [Point(1, 2), CallsItself, len, Colour.RED, pathlib.PurePosixPath("/x"), datetime.UTC]
+
+    assert loads(dumps_result(value), host="web1", full_trust=True) == value
+
+
+def test_full_trust_reads_paths_of_any_python() -> None:
+    data = pickle.dumps(pathlib.PurePosixPath("/x"), 4)
+    moved = pickled(call("pathlib._local", "PurePosixPath", text("/x") + b"\x85"))
+
+    assert loads(data, host="web1", full_trust=True) == loads(moved, host="web1", full_trust=True)
+
+
+def test_full_trust_says_what_it_cannot_read() -> None:
+    data = pickled(global_("no_such_module", "x"))
+
+    with pytest.raises(trickle.UnsafeResult, match=r"^web1: .*no_such_module"):
+        loads(data, host="web1", full_trust=True)
+
+
+# The fence
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
+def test_the_fence_stops_what_is_too_large_and_is_lifted() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+
+    with pytest.raises(MemoryError), memory_fence(64 * MEBIBYTE):
+        bytearray(128 * MEBIBYTE)
+
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert len(bytearray(128 * MEBIBYTE)) == 128 * MEBIBYTE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
+def test_fences_nest() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+
+    with memory_fence(256 * MEBIBYTE):
+        outer = resource.getrlimit(resource.RLIMIT_AS)
+        with memory_fence(1024 * MEBIBYTE):
+            inner = resource.getrlimit(resource.RLIMIT_AS)
+        after = resource.getrlimit(resource.RLIMIT_AS)
+
+    assert outer == inner == after != limits
+    assert resource.getrlimit(resource.RLIMIT_AS) == limits
