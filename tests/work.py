@@ -198,3 +198,9 @@ def use_a_stand_in():
         raise ValueError
     except (trickle.HostLost, ValueError):
         return tunnel.name
+
+
+def import_asyncio():
+    import asyncio
+
+    return asyncio.__name__

@@ -29,35 +29,34 @@ class MsgpackDecoder:
             max_map_len=0,
             max_ext_len=0,
         )
-        self._fed = 0
+        self._fed = 0  # bytes, and how many of them the last frame ended at
+        self._read = 0
         self._failed = False
 
     def feed(self, data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
         """The frames (kind, id, a, b, payload) that *data* completes."""
         if self._failed:
             raise WireError("this stream was refused before")
+        unpacker = self._unpacker
         try:
             for start in range(0, len(data), READ_SIZE):
-                yield from self._feed(data[start : start + READ_SIZE])
+                part = data[start : start + READ_SIZE]
+                unpacker.feed(part)
+                self._fed += len(part)
+                for item in unpacker:
+                    if type(item) is not tuple or tuple(map(type, item)) != _SHAPE:
+                        raise WireError(f"not a frame: {_described(item)}")
+                    self._read = unpacker.tell()
+                    yield item
+                # Arrays within arrays stay within all the bounds above, and need never end.
+                if self._fed - self._read > _LARGEST_FRAME:
+                    raise WireError(f"not a frame: more than {_LARGEST_FRAME} bytes, and no end of it")
         except WireError:
             self._failed = True
             raise
         except (msgpack.UnpackException, ValueError) as exc:
             self._failed = True
             raise WireError(f"not msgpack within bounds: {type(exc).__name__}: {str(exc)[:100]}") from exc
-
-    def _feed(self, data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-        self._unpacker.feed(data)
-        self._fed += len(data)
-        end = self._unpacker.tell()
-        for item in self._unpacker:
-            if type(item) is not tuple or tuple(map(type, item)) != _SHAPE:
-                raise WireError(f"not a frame: {_described(item)}")
-            yield item
-            end = self._unpacker.tell()
-        # Arrays within arrays stay within all the bounds above, and need never end.
-        if self._fed - end > _LARGEST_FRAME:
-            raise WireError(f"not a frame: {self._fed - end} bytes, and no end of it; {_LARGEST_FRAME} is the most")
 
 
 def _described(item: object) -> str:

@@ -406,26 +406,24 @@ class Connection:
 
     def data_to_send(self, now: float) -> "List[bytes]":
         """The next bytes for the pipe, in pieces; empty when there is nothing that may go now."""
-        self._settle_debts()
+        if self._owing or self._unacked >= GRANT:
+            self._settle_debts()
         out = [frames.encode(frame) for frame in self._control]
         self._control.clear()
         size = sum(map(len, out))
         while self._small and size < BATCH:
-            frame, deadline = self._small.popitem(last=False)[1]
-            for encoded in self._encode_small(frame, deadline, now):
-                out.append(encoded)
-                size += len(encoded)
+            for frame in self._next_small(now):
+                out.append(frames.encode(frame))
+                size += len(out[-1])
         while self._ring and size < BATCH:
             call = self._ring[0]
             if call.queue and min(CHUNK, _size(call.queue[0])) > self.window.room:
                 break
             self._ring.popleft()
             call.ring = False
-            while call.queue:  # else it ended while it stood in line
-                out.append(frames.encode(self._next_of(call, now)))
+            for frame in self._next_bulk(call, now):
+                out.append(frames.encode(frame))
                 size += len(out[-1])
-                if not call.ending or len(call.queue) > 1:
-                    break  # only an End that nothing else of its call is left to go before leaves in the same turn
             self._line_up(call)
         self.bytes_sent += size
         return out
@@ -444,15 +442,26 @@ class Connection:
                 call.used = 0
         self._owing.clear()
 
-    def _encode_small(self, frame: Frame, deadline: "Optional[float]", now: float) -> "List[bytes]":
+    def _next_small(self, now: float) -> "List[Frame]":
+        """A call or a result, with what waited for it to go first."""
+        id, (frame, deadline) = self._small.popitem(last=False)
         if isinstance(frame, (Call, Begin)):
             left = frames.NEVER if deadline is None else frames.milliseconds(deadline - now)
-            frame = type(frame)(frame.id, left, frame.session, frame.payload)
-        call = self._calls.get(frame.id)
+            frame = type(frame)(id, left, frame.session, frame.payload)
+        call = self._calls.get(id)
         if call is None or call.behind is None:
-            return [frames.encode(frame)]
+            return [frame]
         behind, call.behind = call.behind, None
-        return [frames.encode(f) for f in [frame, *behind]]
+        return [frame, *behind]
+
+    def _next_bulk(self, call: _Call, now: float) -> "List[Frame]":
+        """The next part of what this call has to send; its End goes with the last, and so never waits for room."""
+        if not call.queue:
+            return []  # it ended while it stood in line
+        found = [self._next_of(call, now)]
+        if call.ending and len(call.queue) == 1:
+            found.append(self._next_of(call, now))
+        return found
 
     def _next_of(self, call: _Call, now: float) -> Frame:
         item = call.queue[0]
