@@ -1,0 +1,157 @@
+"""Tunnels are pure data that build command lines; every login shell reads those alike."""
+
+import dataclasses
+import pickle
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import trickle
+from tests import fake_ssh, work
+from tests.requirements import require
+from trickle import _boot, _ssh_version
+from trickle.abc import join_words
+
+TUNNELS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "tunnels.md"
+SHELLS = ["sh", "dash", "bash", "zsh", "tcsh", "csh", "fish"]
+
+
+def test_local_runs_the_command_itself() -> None:
+    assert trickle.Local().wrap(["a", "b c"]) == ("a", "b c")
+
+
+def test_ssh_hands_one_command_line_to_the_login_shell() -> None:
+    words = trickle.SSH("web1", user="me", port=22, ssh_options=("-i", "key")).wrap(["echo", "a b", "it's"])
+
+    assert words[0] == "ssh" and words[-2] == "web1"
+    assert shlex.split(words[-1]) == ["echo", "a b", "it's"]
+    assert words[words.index("-i") + 1] == "key"
+    assert "-T" in words and "BatchMode=yes" in words and "ControlMaster=no" in words
+    assert not any("StrictHostKeyChecking" in word for word in words)
+
+
+def test_via_nests_command_lines() -> None:
+    words = trickle.SSH("db1", via=trickle.SSH("bastion")).wrap(["echo", "a b"])
+
+    assert words[-2] == "bastion"
+    inner = shlex.split(words[-1])
+    assert inner[0] == "ssh" and inner[-2] == "db1"
+    assert shlex.split(inner[-1]) == ["echo", "a b"]
+
+
+def test_command_puts_its_prefix_before_words_or_before_a_command_line() -> None:
+    assert trickle.Command(["nsenter", "-a"], name="n").wrap(["echo", "a b"]) == ("nsenter", "-a", "echo", "a b")
+    assert trickle.Command(["rsh", "h"], shell=True).wrap(["echo", "a b"]) == ("rsh", "h", "echo 'a b'")
+
+
+def test_names_have_sensible_defaults() -> None:
+    assert trickle.Local().name == "localhost"
+    assert trickle.SSH("web1").name == "web1"
+    assert trickle.SSH("web1", user="me").name == "me@web1"
+    assert trickle.Command(["/usr/bin/kubectl", "exec"]).name == "kubectl"
+    assert trickle.SSH("web1", name="front").name == "front"
+
+
+def test_tunnels_are_frozen_hashable_data_that_can_be_pickled() -> None:
+    tunnels = [trickle.Local(), trickle.SSH("a", via=trickle.SSH("b")), trickle.Command(["x", "y"])]
+
+    assert len({*tunnels, *tunnels}) == 3
+    assert pickle.loads(pickle.dumps(tunnels)) == tunnels
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tunnels[0].name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: trickle.SSH("-oProxyCommand=evil"),
+        lambda: trickle.SSH("a b"),
+        lambda: trickle.SSH("a;b"),
+        lambda: trickle.SSH(""),
+        lambda: trickle.SSH("a", user="x y"),
+        lambda: trickle.SSH("a", user="-x"),
+        lambda: trickle.SSH("a", port=0),
+        lambda: trickle.SSH("a", ssh_options="-v"),  # type: ignore[arg-type]
+        lambda: trickle.SSH("a", ssh_options=("-o", "X=$HOME"), via=trickle.SSH("b")),
+        lambda: trickle.SSH("a", python="/usr/bin/my python"),
+        lambda: trickle.SSH("a", trust="some"),  # type: ignore[arg-type]
+        lambda: trickle.Local("a\nb"),
+        lambda: trickle.Local(via=trickle.SSH("b")),
+        lambda: trickle.Command("kubectl exec"),
+        lambda: trickle.Command([]),
+    ],
+)
+def test_what_cannot_be_passed_on_safely_is_refused(make: object) -> None:
+    with pytest.raises(ValueError):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("word", ["a\\b", "a!b", "a\nb", "a\0b"])
+def test_words_that_no_quoting_carries_are_refused(word: str) -> None:
+    with pytest.raises(ValueError, match="login shell"):
+        join_words(["echo", word])
+
+
+@pytest.mark.parametrize("name", SHELLS)
+async def test_every_login_shell_reads_the_command_line_alike(name: str) -> None:
+    shell = shutil.which(name)
+    if shell is None:
+        require("shells", f"no {name} on this machine")
+    inner = trickle.Command([shell, "-c"], name=name, shell=True)
+
+    async with trickle.open_host(inner) as once:
+        result = await once.call(work.add, 1, 2)
+    async with trickle.open_host(trickle.Command([shell, "-c"], name=name, shell=True, via=inner)) as twice:
+        again = await twice.call(work.add, 1, 2)
+
+    assert (result, again) == (3, 3)
+
+
+async def test_ssh_through_another_tunnel_runs_over_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_ssh.install(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    bastion = trickle.Command(["sh", "-c"], name="bastion", shell=True)
+
+    async with trickle.open_host(trickle.SSH("db1", via=bastion)) as host:
+        assert await host.call(work.add, 1, 2) == 3
+
+    assert host.name == "db1"
+
+
+def test_the_documented_command_lines_are_the_real_ones() -> None:
+    page = TUNNELS_PAGE.read_text()
+    python = "/usr/bin/python3"
+
+    assert shlex.join(trickle.Local(python=python).wrap(_boot.python_command(python))) in page
+    ssh = trickle.SSH("web1", user="deploy", port=2222, python=python)
+    assert shlex.join(ssh.wrap(_boot.python_command(python))) in page
+    assert _boot.FIND_PYTHON.replace(" ", "") in page.replace("\n", "").replace(" ", "")
+
+
+def test_options_that_an_old_ssh_does_not_know_are_left_out() -> None:
+    words = trickle.SSH("web1").wrap(["true"])
+
+    left = _ssh_version.leave_out(words, {"StdinNull", "ForkAfterAuthentication"})
+
+    assert [word for word in words if word not in left] == ["StdinNull=no", "ForkAfterAuthentication=no"]
+    assert left.count("-o") == words.count("-o") - 2
+
+
+def test_a_tunnel_of_ones_own_is_a_frozen_dataclass() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Machine(trickle.abc.Tunnel):
+        machine: str
+
+        def default_name(self) -> str:
+            return self.machine
+
+        def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+            return ("machinectl", "shell", self.machine, *argv)
+
+    machine = Machine("web", python="/usr/bin/python3")
+
+    assert machine.name == "web"
+    assert machine.wrap(["true"]) == ("machinectl", "shell", "web", "true")
