@@ -1,0 +1,239 @@
+"""Code that is hard to stop, for the table in end_to_end/test_torture.py.  Each leaves a file when it is under way.
+
+The file holds the pids of what has to be gone afterwards.
+"""
+
+import os
+import queue
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+
+def started(path, *pids):
+    with open(path + ".new", "w") as file:
+        file.write(" ".join(map(str, (os.getpid(),) + pids)))
+    os.rename(path + ".new", path)
+
+
+def sleep(path):
+    started(path)
+    time.sleep(3600)
+
+
+def busy_loop(path):
+    started(path)
+    while True:
+        pass
+
+
+def gil_held_in_c(path):
+    started(path)
+    sum(range(10**13))
+
+
+def regular_expression(path):
+    started(path)
+    re.match("(a+)+$", "a" * 60 + "b")
+
+
+def subprocess_with_grandchildren(path):
+    child = subprocess.Popen(
+        ["sh", "-c", "sleep 3600 & sleep 3600 & echo $!; wait"], stdout=subprocess.PIPE, universal_newlines=True
+    )
+    started(path, child.pid, int(child.stdout.readline()))
+    child.wait()
+
+
+def child_under_timeout(path):
+    child = subprocess.Popen(["timeout", "3600", "sh", "-c", "echo $$; exec sleep 3600"], stdout=subprocess.PIPE)
+    started(path, child.pid, int(child.stdout.readline()))
+    child.wait()
+
+
+def child_under_job_control(path):
+    child = subprocess.Popen(["bash", "-c", "set -m; sleep 3600 & echo $!; wait"], stdout=subprocess.PIPE)
+    started(path, child.pid, int(child.stdout.readline()))
+    child.wait()
+
+
+def child_in_a_new_session(path):
+    child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    started(path, child.pid)
+    time.sleep(3600)
+
+
+def orphan_in_a_new_session(path):
+    script = "import subprocess; print(subprocess.Popen(['sleep', '3600'], start_new_session=True).pid)"
+    pid = int(subprocess.check_output([sys.executable, "-c", script]))
+    started(path, pid)
+    time.sleep(3600)
+
+
+def forked_child_in_a_new_session(path):
+    pid = os.fork()
+    if not pid:
+        os.setsid()
+        time.sleep(3600)
+        os._exit(0)
+    started(path, pid)
+    time.sleep(3600)
+
+
+def subprocess_run(path):
+    started(path)
+    subprocess.run(["sleep", "3600"])
+
+
+def runs_trio(path):
+    import trio
+
+    started(path)
+    trio.run(trio.sleep, 3600)
+
+
+def runs_asyncio(path):
+    import asyncio
+
+    started(path)
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(asyncio.sleep(3600))
+
+
+class Fragile:
+    def __del__(self):
+        for _ in range(100):
+            pass
+
+
+def full_of_del(path):
+    started(path)
+    while True:
+        Fragile()
+
+
+def swallows_every_base_exception(path):
+    started(path)
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            pass
+
+
+def ignores_signals(path):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGURG):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    started(path)
+    time.sleep(3600)
+
+
+def cleans_up_in_time(path):
+    started(path)
+    try:
+        time.sleep(3600)
+    finally:
+        time.sleep(0.05)
+
+
+def cleans_up_for_too_long(path):
+    started(path)
+    try:
+        time.sleep(3600)
+    finally:
+        time.sleep(3600)
+
+
+def blocked_in_a_full_pipe(path):
+    read, write = os.pipe()
+    started(path)
+    while True:
+        os.write(write, bytes(65536))
+
+
+def blocked_on_a_lock(path):
+    lock = threading.Lock()
+    lock.acquire()
+    started(path)
+    lock.acquire()
+
+
+def blocked_on_a_queue(path):
+    started(path)
+    queue.Queue().get()
+
+
+def in_a_native_thread(path):
+    thread = threading.Thread(target=time.sleep, args=(3600,))
+    thread.start()
+    started(path)
+    thread.join()
+
+
+def in_select(path):
+    read, write = os.pipe()
+    started(path)
+    select.select([read], [], [])
+
+
+def reading_a_fifo(path):
+    os.mkfifo(path + ".fifo")
+    started(path)
+    open(path + ".fifo").read()
+
+
+def holding_a_gigabyte(path):
+    block = bytearray(1 << 30)
+    started(path)
+    time.sleep(3600)
+    return len(block)
+
+
+def printing_without_end(path):
+    started(path)
+    while True:
+        print("x" * 1000)
+
+
+def stopped(path):
+    started(path)
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(3600)
+
+
+# What to run, and how it may end.
+CANCELLED, KILLED, EITHER = {"cancelled"}, {"killed"}, {"cancelled", "killed"}
+TABLE = {
+    sleep: CANCELLED,
+    busy_loop: CANCELLED,
+    gil_held_in_c: KILLED,
+    regular_expression: CANCELLED,
+    subprocess_with_grandchildren: CANCELLED,
+    child_under_timeout: CANCELLED,
+    child_under_job_control: CANCELLED,
+    child_in_a_new_session: CANCELLED,
+    orphan_in_a_new_session: CANCELLED,
+    forked_child_in_a_new_session: CANCELLED,
+    subprocess_run: CANCELLED,
+    runs_trio: CANCELLED,
+    runs_asyncio: CANCELLED,
+    full_of_del: EITHER,
+    swallows_every_base_exception: KILLED,
+    ignores_signals: KILLED,
+    cleans_up_in_time: CANCELLED,
+    cleans_up_for_too_long: KILLED,
+    blocked_in_a_full_pipe: CANCELLED,
+    blocked_on_a_lock: CANCELLED,
+    blocked_on_a_queue: CANCELLED,
+    in_a_native_thread: CANCELLED,
+    in_select: CANCELLED,
+    reading_a_fifo: CANCELLED,
+    holding_a_gigabyte: CANCELLED,
+    printing_without_end: CANCELLED,
+    stopped: KILLED,
+}

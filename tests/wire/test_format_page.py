@@ -1,0 +1,136 @@
+"""The page on the wire format says what the code does: its tables, its numbers and its test vectors."""
+
+import ast
+import re
+import zlib
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from tests.wire.pair import DECODERS, shown
+from trickle import _boot
+from trickle._wire import connection, frames
+from trickle._wire.connection import AGENT, CONTROLLER, CREDIT, GRANT, LINK_FRAMES, SMALLEST_WINDOW, STATES
+from trickle._wire.frames import BY_CALLER, BY_DEADLINE, CHUNK, HEADER, KINDS, NEVER, VERDICTS, Frame, Ping
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "wire-format.md").read_text(encoding="utf-8")
+
+
+def table(*heads: str) -> list[list[str]]:
+    """The rows of the page's table with these heads, without backquotes."""
+    head = "| " + " | ".join(heads) + " |\n"
+    assert PAGE.count(head) == 1, f"the page has {PAGE.count(head)} tables of {heads}"
+    lines = PAGE.partition(head)[2].splitlines()[1:]
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip().replace("`", "") for cell in line.strip("|").split("|")])
+    return rows
+
+
+VECTORS = table("frame", "bytes")
+
+
+def test_the_header_is_as_the_page_draws_it() -> None:
+    rows = table("offset", "bytes", "value", "what it is")
+    header = HEADER.pack(0x95, 4, 0xCE, 1, 0xCE, 2, 0xCE, 3, 0xC6, CHUNK)
+
+    offset = 0
+    for at, size, value, _ in rows:
+        assert int(at) == offset
+        if value:
+            assert header[offset : offset + int(size)] == bytes.fromhex(value)
+        offset += int(size)
+    assert offset == HEADER.size == 22
+    assert f"{CHUNK} at the most" in PAGE
+    assert f"{NEVER}: no deadline" in PAGE
+    assert f"{BY_CALLER} the caller, {BY_DEADLINE} a deadline" in PAGE
+
+
+def test_the_table_of_kinds_is_that_of_the_code() -> None:
+    rows = table("kind", "frame", "first number", "second number", "payload")
+
+    documented = {int(kind): (name, first, second) for kind, name, first, second, _ in rows}
+
+    def shown_as(field: str) -> str:
+        return "" if field.startswith("_") else field
+
+    assert documented == {
+        kind: (frame.__name__, shown_as(frame.fields[1]), shown_as(frame.fields[2])) for kind, frame in KINDS.items()
+    }
+    for frame in KINDS.values():
+        for field in frame.fields[1:3]:
+            if field not in ("version", "verdict", "detail"):  # explained elsewhere on the page
+                assert field.startswith("_") or f"- `{field}`: " in PAGE
+
+
+def test_the_table_of_states_is_that_of_the_code() -> None:
+    rows = table("state", "speaker", "frame", "state after")
+
+    documented = {(state, speaker, frame): after.partition(";")[0] for state, speaker, frame, after in rows}
+
+    assert len(documented) == len(rows)
+    assert documented == {(state, speaker, frame.__name__): after for (state, speaker, frame), after in STATES.items()}
+
+
+def test_the_table_of_frames_of_no_call_is_that_of_the_code() -> None:
+    documented = {speaker: set(names.split(", ")) for speaker, names in table("speaker", "frames with id 0")}
+
+    assert documented == {
+        speaker: {frame.__name__ for frame in LINK_FRAMES[speaker]} for speaker in (CONTROLLER, AGENT)
+    }
+
+
+def test_the_table_of_verdicts_is_that_of_the_code() -> None:
+    documented = {int(number): name for number, name, *_ in table("verdict", "name", "detail", "payload")}
+
+    assert documented == VERDICTS
+
+
+def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
+    for name, value, _ in table("name", "value", "meaning"):
+        assert getattr(connection, name, getattr(frames, name, None)) == int(value)
+
+
+def test_there_is_always_room_for_one_more_frame_as_the_page_argues() -> None:
+    assert min(CREDIT, SMALLEST_WINDOW) > GRANT + CHUNK
+
+
+@pytest.mark.parametrize(("text", "data"), VECTORS, ids=[row[0] for row in VECTORS])
+def test_a_vector_is_what_the_code_reads_and_writes(text: str, data: str) -> None:
+    frame = frame_of(text)
+    encoded = bytes.fromhex(data)
+
+    assert frames.encode(frame) == encoded
+    assert msgpack.unpackb(encoded) == [frame.kind, *frame]
+    for decoder in DECODERS.values():
+        (raw,) = decoder().feed(encoded)
+        assert shown(frames.frame_of(*raw)) == shown(frame)
+
+
+def test_every_kind_has_a_vector() -> None:
+    assert {type(frame_of(text)) for text, _ in VECTORS} == set(KINDS.values())
+
+
+def frame_of(text: str) -> Frame:
+    match = re.fullmatch(r"(\w+)\((.*)\)", text)
+    assert match is not None
+    return getattr(frames, match[1])(*ast.literal_eval(f"({match[2]})"))  # type: ignore[no-any-return]
+
+
+def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
+    sent = _boot.boot_bytes({"nonce": "0123456789abcdef" * 2}) + frames.encode(Ping())
+
+    first, second, rest = sent.split(b"\n", 2)
+    length, checksum = map(int, second.split(b" "))
+    blob, rest = rest[:length], rest[length:]
+    configuration, frame = rest.split(b"\n", 1)
+
+    assert first == b"exit 86" and f"`{first.decode()}`" in PAGE
+    assert zlib.crc32(blob) == checksum
+    assert b"start(" in zlib.decompress(blob)
+    assert ast.literal_eval(configuration.decode("ascii")) == {"nonce": "0123456789abcdef" * 2}
+    assert frame == frames.encode(Ping())
+    assert f"status {_boot.DAMAGED}" in PAGE
