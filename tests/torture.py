@@ -68,7 +68,10 @@ def child_in_a_new_session(path):
 
 
 def orphan_in_a_new_session(path):
-    script = "import subprocess; print(subprocess.Popen(['sleep', '3600'], start_new_session=True).pid)"
+    script = (
+        "import os, subprocess; nothing = open(os.devnull, 'w');"
+        "print(subprocess.Popen(['sleep', '3600'], start_new_session=True, stdout=nothing).pid)"
+    )
     pid = int(subprocess.check_output([sys.executable, "-c", script]))
     started(path, pid)
     time.sleep(3600)

@@ -253,7 +253,7 @@ class HostCore:
         if call.verdict == frames.RETURNED:
             return self._read_result(call, options)
         if call.verdict == frames.RAISED:
-            raise rebuild_exception(b"".join(call.parts), host=self.name)
+            raise rebuild_exception(bytes(call.payload), host=self.name)
         if self.closed:
             raise trio.ClosedResourceError(f"{self.name}: closed while this call ran (verdict: {call.verdict_name})")
         if call.error is not None:
@@ -273,7 +273,7 @@ class HostCore:
         )
 
     def _read_result(self, call: RemoteCall, options: CallOptions) -> Any:
-        payload = b"".join(call.parts)
+        payload = bytes(call.payload)
         if len(payload) > options.max_result and not _is_one_string(payload):
             raise UnsafeResult(
                 f"{self.name}: a result of {len(payload)} bytes is more than max_result ({options.max_result}) allows,"

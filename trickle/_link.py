@@ -25,7 +25,7 @@ from trickle import _boot
 from trickle._decoder import READ_SIZE, MsgpackDecoder
 from trickle._diagnosis import connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
-from trickle._modules import ModuleServer
+from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._ssh_version import without_newer_options
 from trickle._wire import frames
@@ -91,7 +91,7 @@ class HostInfo:
 class RemoteCall:
     """One call, as this end sees it."""
 
-    __slots__ = ("deadline", "detail", "error", "finished", "id", "parts", "sink", "verdict")
+    __slots__ = ("deadline", "detail", "error", "finished", "id", "payload", "sink", "verdict")
 
     def __init__(self, id: int, sink: Sink | None) -> None:
         self.id = id
@@ -100,15 +100,15 @@ class RemoteCall:
         self.finished = trio.Event()
         self.verdict: int | None = None  # None with an error: unknown
         self.detail = 0
-        self.parts: list[bytes] = []
+        self.payload = bytearray()  # of the result or error, as far as it has come
         self.error: ConnectError | HostLost | None = None
 
     @property
     def remote_stack(self) -> str | None:
         """Where its deadline found it, innermost frame first; None if that is not known."""
-        if self.verdict in (frames.RETURNED, frames.RAISED) or not any(self.parts):
+        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.payload:
             return None
-        return _text(b"".join(self.parts))
+        return _text(bytes(self.payload))
 
     @property
     def verdict_name(self) -> str:
@@ -159,6 +159,7 @@ class Link:
         self._stderr_ended = trio.Event()
         self._stuck: deque[tuple[trio.MemorySendChannel[OutputLine], OutputLine]] = deque()
         self._reading = True
+        self._questions = 0
         self._asked: trio.MemorySendChannel[str] | None = None
 
     # ---- what _host.py asks for.  None of it blocks but `close`.
@@ -298,7 +299,7 @@ class Link:
                     nursery.start_soon(self._write, process)
                     nursery.start_soon(self._read_stderr, process)
                     nursery.start_soon(self._watch)
-                    asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by ModuleServer
+                    asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
                     self._asked = asked
                     nursery.start_soon(self._answer_questions, questions)
                     await self._read(process)
@@ -409,13 +410,13 @@ class Link:
     def _deliver(self, frame: Frame) -> None:
         match frame:
             case Data():
-                self.calls[frame.id].parts.append(frame.payload)
+                self.calls[frame.id].payload += frame.payload
                 self._connection.used(frame.id, len(frame.payload))
             case End():
                 call = self.calls[frame.id]
                 if frame.verdict not in frames.VERDICTS:
                     raise WireError(f"verdict {frame.verdict}")
-                call.parts.append(frame.payload)
+                call.payload += frame.payload
                 call.detail = frame.detail
                 self._finish(call, frame.verdict)
             case Output():
@@ -423,8 +424,7 @@ class Link:
             case Record():
                 self._deliver_record(frame)
             case Ask():
-                assert self._asked is not None
-                self._asked.send_nowait(frame.payload.decode("utf-8", "replace"))
+                self._take_question(frame.payload)
             case Note():
                 logger.log(min(frame.level, logging.ERROR), "%s: %s", self.name, _text(frame.payload))
             case Hello():
@@ -433,6 +433,13 @@ class Link:
                 pass
             case _:
                 raise WireError(f"{frame!r} is not for the agent to say")
+
+    def _take_question(self, name: bytes) -> None:
+        self._questions += 1
+        if self._questions > MAX_QUESTIONS or len(name) > MAX_NAME:
+            raise WireError(f"a question for a module that no agent of ours asks, after {self._questions} others")
+        assert self._asked is not None
+        self._asked.send_nowait(name.decode("utf-8", "replace"))
 
     def _finish(self, call: RemoteCall, verdict: int | None) -> None:
         call.verdict = verdict

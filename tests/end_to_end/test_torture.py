@@ -134,7 +134,7 @@ def sudo_sleep(path):
     import os, subprocess
     with open(path, "w") as file:
         file.write("x")
-    subprocess.call(["sudo", "-n", "sleep", "54321"])
+    subprocess.Popen(["sudo", "-n", "sleep", "54321"]).wait()
 
 def sleepers():
     found = []

@@ -85,13 +85,20 @@ class Task:
 
 
 class Reaping:
-    """A worker that is being ended with all it started, and the End that waits for it."""
+    """A worker that is being ended with all it started, and the End that waits for it.
 
-    def __init__(self, worker: Worker, now: float) -> None:
+    Args:
+      kill_at: until then, what is left of the worker's group has had SIGTERM and may go by itself.
+    """
+
+    def __init__(self, worker: Worker, now: float, kill_at: float) -> None:
         self.worker = worker
-        self.give_up = now + UNKILLABLE_AFTER
+        self.kill_at = kill_at
+        self.give_up = max(now, kill_at) + UNKILLABLE_AFTER
+        self.terminated = False
         self.look = now
         self.looks = 0
+        self.known: "Dict[int, int]" = {}  # pid -> start time
         self.end: "Optional[Tuple[int, int, int, bytes]]" = None
 
 
@@ -249,6 +256,9 @@ class Broker:
         else:
             task.whole = True
             task.parts.append(frame.payload)
+        if self.closing:
+            self._end(task, NEVER_STARTED)
+            return
         if task.deadline is not None:
             self._watch_deadline(task)
         if task.session:
@@ -381,7 +391,7 @@ class Broker:
     def _kill(self, task: Task) -> None:
         """Last rung: SIGKILL to everything."""
         if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
-            self._retire(task.worker).end = (task.id, KILLED, 0, task.worker.read_stack())
+            self._retire(task.worker, 0.0).end = (task.id, KILLED, 0, task.worker.read_stack())
 
     # ---- sessions
 
@@ -503,13 +513,13 @@ class Broker:
         if worker in self.workers:
             self._retire(worker)
 
-    def _retire(self, worker: Worker) -> Reaping:
-        """End a worker now, with all that it started."""
+    def _retire(self, worker: Worker, patience: float = TERM_TO_KILL) -> Reaping:
+        """End a worker with all that it started: SIGTERM to what is left, and after *patience* seconds SIGKILL."""
         worker.retired = True
         self.workers.remove(worker)
-        reaping = Reaping(worker, time.monotonic())
+        now = time.monotonic()
+        reaping = Reaping(worker, now, now + patience)
         self.reapings.append(reaping)
-        reaper.kill_group(worker.pid, reaper.SIGKILL)
         return reaping
 
     def _look_for_deaths(self) -> None:
@@ -544,24 +554,41 @@ class Broker:
                 self._end(task, NEVER_STARTED)
 
     def _reap(self, now: float) -> None:
-        """Kill what is left of the workers that are being ended; a call ends when none of it is."""
+        """End what is left of the workers that are being ended; a call ends when none of it is."""
         due = [reaping for reaping in self.reapings if reaping.look <= now]
         if not due:
             return
-        left = reaper.remnants({reaping.worker.pid: reaping.worker.claim for reaping in due})
+        # Looked at before the worker is killed: its death would hide whose children its children are.
+        left = reaper.remnants(
+            {reaping.worker.pid: reaping.worker.claim for reaping in due},
+            {reaping.worker.pid: reaping.known for reaping in due},
+        )
         for reaping in due:
-            reaper.kill_group(reaping.worker.pid, reaper.SIGKILL)
-            pids = left[reaping.worker.pid]
-            remaining = reaper.kill(pids)
-            if remaining or exit_status(reaping.worker.pid) is None:
-                if now < reaping.give_up:
-                    wait = RETRY_KILL[min(reaping.looks, len(RETRY_KILL) - 1)]
-                    reaping.look, reaping.looks = now + wait, reaping.looks + 1
-                    continue
-                self._note(WARNING, "processes %r survived SIGKILL" % ([reaping.worker.pid, *pids],))
-                if reaping.end is not None:
-                    reaping.end = (reaping.end[0], UNKILLABLE, 0, reaping.end[3])
-            self._bury(reaping)
+            reaping.known = left[reaping.worker.pid]
+            if self._is_gone(reaping, now):
+                self._bury(reaping)
+            else:
+                wait = RETRY_KILL[min(reaping.looks, len(RETRY_KILL) - 1)]
+                reaping.look, reaping.looks = now + wait, reaping.looks + 1
+
+    def _is_gone(self, reaping: Reaping, now: float) -> bool:
+        """Whether nothing is left of a worker; if something is, take the next step against it."""
+        pid = reaping.worker.pid
+        if reaping.known and now < reaping.kill_at:
+            if not reaping.terminated:
+                reaping.terminated = True
+                reaper.kill_group(pid, _signal.SIGTERM)  # sudo hands it on to what we could not kill
+            return False
+        reaper.kill_group(pid, reaper.SIGKILL)
+        remaining = reaper.kill(reaping.known)
+        if not remaining and exit_status(pid) is not None:
+            return True
+        if now < reaping.give_up:
+            return False
+        self._note(WARNING, "processes %r survived SIGKILL" % ([pid, *reaping.known],))
+        if reaping.end is not None:
+            reaping.end = (reaping.end[0], UNKILLABLE, 0, reaping.end[3])
+        return True
 
     def _bury(self, reaping: Reaping) -> None:
         worker = reaping.worker
@@ -598,7 +625,12 @@ class Broker:
             self._throttle(worker)
             return
         worker.flush()
-        received = worker.receive()
+        try:
+            received = worker.receive()
+        except WireError as exc:  # the user's code has written to the worker's own descriptor
+            self._note(WARNING, "worker %d is killed: %s" % (worker.pid, exc))
+            reaper.signal_one(worker.pid, reaper.SIGKILL)
+            received = None
         if received is None:
             self._forget_fd(fd)
             return  # how it died is learnt from its status
@@ -732,8 +764,9 @@ class Broker:
     def end_everything(self) -> None:
         """SIGKILL to every worker and all that they started, and wait until it is gone."""
         for worker in list(self.workers):
-            self._retire(worker)
+            self._retire(worker, 0.0)
         for reaping in self.reapings:
+            reaping.kill_at = 0.0
             reaping.give_up = time.monotonic() + UNKILLABLE_AFTER
         while self.reapings:
             self._reap(time.monotonic())

@@ -12,7 +12,7 @@ from trickle._wire.frames import CHUNK, DIED, Decoder, Modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Dict, List, Optional
 
 LINUX = sys.platform.startswith("linux")
 F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
@@ -101,9 +101,9 @@ class Worker:
             os.set_blocking(fd, False)
 
     @property
-    def claim(self) -> "Tuple[bytes, int]":
-        """How the processes that it started are known: see reaper.remnants."""
-        return ("\0%s=%s." % (reaper.MARK, self.mark)).encode(), self.started
+    def claim(self) -> reaper.Claim:
+        """How the processes that it started are known."""
+        return reaper.Claim(("\0%s=%s." % (reaper.MARK, self.mark)).encode(), self.started)
 
     def descriptors(self) -> "List[int]":
         return [self.link.fileno(), *self.outputs]

@@ -8,11 +8,21 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, List, Tuple
+    from typing import Dict, Iterable, Tuple
 
 MARK = "TRICKLE_CALL"  # the environment variable that says which call started a process
 SIGKILL = 9
 HAS_PROC = os.path.exists("/proc/self/stat")
+
+
+class Claim:
+    """How the processes that a worker started are known: by its mark, and by not being older than it."""
+
+    __slots__ = ("mark", "started")
+
+    def __init__(self, mark: bytes, started: int) -> None:
+        self.mark = mark
+        self.started = started
 
 
 def _status(pid: int) -> "Tuple[bytes, int, int, int]":
@@ -32,14 +42,18 @@ def start_time(pid: int) -> int:
     return _status(pid)[3] if HAS_PROC else 0
 
 
-def remnants(leaders: "Dict[int, Tuple[bytes, int]]") -> "Dict[int, List[int]]":
-    """The processes, zombies aside, that belong to each of *leaders*: pid -> (mark, start time).  One look at /proc."""
-    found: "Dict[int, List[int]]" = {leader: [] for leader in leaders}
+def remnants(leaders: "Dict[int, Claim]", known: "Dict[int, Dict[int, int]]") -> "Dict[int, Dict[int, int]]":
+    """The processes, zombies aside, that belong to each of *leaders*: pid -> start time.  One look at /proc.
+
+    *known* are those that earlier looks found: they belong to their leader also when nothing shows it any more.
+    """
+    found: "Dict[int, Dict[int, int]]" = {leader: {} for leader in leaders}
     if not HAS_PROC:
         return found
-    oldest = min(started for _, started in leaders.values())
+    oldest = min(claim.started for claim in leaders.values())
     owner = {leader: leader for leader in leaders}  # of every process that belongs to one
-    strangers = {}  # pid -> parent
+    remembered = {(pid, started): leader for leader in leaders for pid, started in known.get(leader, {}).items()}
+    strangers = {}  # pid -> parent, start time
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -48,32 +62,32 @@ def remnants(leaders: "Dict[int, Tuple[bytes, int]]") -> "Dict[int, List[int]]":
             state, parent, session, started = _status(pid)
             if started < oldest or pid in leaders:
                 continue  # nothing that is older than a worker was started by it
-            leader = session if session in leaders else _marked_for(pid, leaders)
+            leader = session if session in leaders else remembered.get((pid, started)) or _marked_for(pid, leaders)
         except OSError:
             continue  # gone, or not ours to read
         if leader:
             owner[pid] = leader
             if state not in b"ZX":
-                found[leader].append(pid)
+                found[leader][pid] = started
         elif state not in b"ZX":
-            strangers[pid] = parent
+            strangers[pid] = (parent, started)
     while True:  # descendants that changed both session and environment
-        adopted = [pid for pid, parent in strangers.items() if parent in owner]
+        adopted = [pid for pid, (parent, _) in strangers.items() if parent in owner]
         if not adopted:
             return found
         for pid in adopted:
-            leader = owner[strangers.pop(pid)]
-            owner[pid] = leader
-            found[leader].append(pid)
+            parent, started = strangers.pop(pid)
+            owner[pid] = owner[parent]
+            found[owner[parent]][pid] = started
 
 
-def _marked_for(pid: int, leaders: "Dict[int, Tuple[bytes, int]]") -> int:
+def _marked_for(pid: int, leaders: "Dict[int, Claim]") -> int:
     try:
         environment = b"\0" + _environment(pid)
     except OSError:
         return 0  # another user's: we could not kill it either
-    for leader, (mark, _) in leaders.items():
-        if mark in environment:
+    for leader, claim in leaders.items():
+        if claim.mark in environment:
             return leader
     return 0
 
