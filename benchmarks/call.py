@@ -124,7 +124,7 @@ async def measure(bench: Bench) -> None:
             latency,
             unit=MICROSECONDS,
             floor="os.read and os.write over pipes",
-            rounds=bench.pick(10, 50),
+            rounds=bench.pick(10, 30),
             samples=100,
         )
         await bench.compare(
@@ -132,7 +132,7 @@ async def measure(bench: Bench) -> None:
             throughput,
             unit=CALLS_PER_SECOND,
             floor="os.read and os.write, one by one",
-            rounds=bench.pick(3, 20),
+            rounds=bench.pick(3, 8),
         )
 
 

@@ -86,7 +86,7 @@ async def measure(bench: Bench) -> None:
                 candidates,
                 unit=MILLISECONDS,
                 floor=f"{number.name} to a bare Python",
-                rounds=bench.pick(10, 200),
+                rounds=bench.pick(10, 100),
             )
         assert set(host.statistics().verdicts) == {"cancelled", "killed"}
 

@@ -109,7 +109,7 @@ async def measure(bench: Bench) -> None:
         },
         unit=MILLISECONDS,
         floor="python -I -S -c pass",
-        rounds=bench.pick(5, 100),
+        rounds=bench.pick(5, 40),
     )
     await bench.compare(
         "connect: a whole program with one remote call",
@@ -123,7 +123,7 @@ async def measure(bench: Bench) -> None:
         },
         unit=MILLISECONDS,
         floor="python -c pass",
-        rounds=bench.pick(3, 30),
+        rounds=bench.pick(3, 15),
     )
 
 

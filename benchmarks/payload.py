@@ -101,7 +101,7 @@ async def measure(bench: Bench) -> None:
 
             taking["execnet"] = per_second(execnet_takes)
             giving["execnet"] = per_second(execnet_gives)
-        rounds = bench.pick(2, 15)
+        rounds = bench.pick(2, 8)
         for title, candidates in (("payload: 100 MB argument", taking), ("payload: 100 MB result", giving)):
             await bench.compare(title, candidates, unit=MEGABYTES_PER_SECOND, floor="cat", rounds=rounds)
 

@@ -27,6 +27,7 @@ STACK = _signal.SIGRTMIN + 5 if hasattr(_signal, "SIGRTMIN") else None  # "where
 STACK_FD = 6
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 READ_SIZE = 256 * 1024
+SWALLOWED_PAUSE = 0.001  # seconds in which the place that swallowed a cancel is left
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
 
@@ -56,6 +57,7 @@ class Worker:
         self._raised = False
         self._stopper: "Optional[Callable[[], None]]" = None
         self._deadline: "Optional[float]" = None
+        self._renewed: "Tuple[int, Optional[float]]" = (0, None)
 
     # ---- frames from the broker
 
@@ -157,8 +159,8 @@ class Worker:
     # ---- one call
 
     def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
-        self._cancel, self._raised = None, False
-        self._deadline = None if timeout_ms == frames.NEVER else time.monotonic() + timeout_ms / 1000.0
+        self._raised = False
+        self._deadline = _deadline_after(timeout_ms)
         os.environ[MARK] = "%s.%d" % (self.mark, id)
         if _signal.getsignal(WAKE) is not on_wake:
             _signal.signal(WAKE, on_wake)
@@ -222,13 +224,11 @@ class Worker:
             return  # nothing there
         for raw in self._control_decoder.feed(data):
             frame = frames.frame_of(*raw)
-            if frame.id != self._armed:
-                continue  # meant for a call that has ended
+            # Kept whichever call is armed: it may be for one that has not been read from the link yet.
             if isinstance(frame, Cancel):
                 self._cancel = frame
             elif isinstance(frame, Renew):
-                forever = frame.timeout_ms == frames.NEVER
-                self._deadline = None if forever else time.monotonic() + frame.timeout_ms / 1000.0
+                self._renewed = (frame.id, _deadline_after(frame.timeout_ms))
 
     def wake(self, frame: "Any") -> None:
         """SIGURG came: something is in the control pipe."""
@@ -253,10 +253,14 @@ class Worker:
         return remote.CallCancelled(reason or None)
 
     def raise_again(self) -> None:
-        """CallCancelled was swallowed where Python ignores exceptions: raise it once more."""
+        """CallCancelled was swallowed where Python ignores exceptions: raise it once more, when this is left."""
         if self._armed and self._cancel is not None:
             self._raised = False
-            os.kill(self.pid, WAKE)
+            _thread.start_new_thread(self._wake_later, ())
+
+    def _wake_later(self) -> None:
+        time.sleep(SWALLOWED_PAUSE)
+        os.kill(self.pid, WAKE)
 
     # ---- trickle.remote
 
@@ -266,7 +270,14 @@ class Worker:
             raise self._cancellation()
 
     def time_left(self) -> float:
-        return float("inf") if self._deadline is None else self._deadline - time.monotonic()
+        id, deadline = self._renewed
+        if id != self._armed:
+            deadline = self._deadline
+        return float("inf") if deadline is None else deadline - time.monotonic()
+
+
+def _deadline_after(timeout_ms: int) -> "Optional[float]":
+    return None if timeout_ms == frames.NEVER else time.monotonic() + timeout_ms / 1000.0
 
 
 _this: "Optional[Worker]" = None
