@@ -20,7 +20,8 @@ from trickle._async_support import check_can_run, is_async
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, WorkerDied
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._remote_errors import rebuild_exception
-from trickle._settings import UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
+from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
+from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
 from trickle._wire import frames
 from trickle._wire.payload import join_options
@@ -63,7 +64,9 @@ class HostStatistics:
 class HostCore:
     """What all views of one host share: its links, one after the other, and their nursery."""
 
-    def __init__(self, tunnel: Tunnel, settings: OpenSettings, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, tunnel: Tunnel, settings: OpenSettings, nursery: trio.Nursery, start: StartTunnel = start_tunnel
+    ) -> None:
         assert tunnel.name is not None
         self.tunnel = tunnel
         self.name = tunnel.name
@@ -73,11 +76,12 @@ class HostCore:
         self.users = 0  # calls that need the link, from before they are sent until their end
         self.sessions = 0
         self._nursery = nursery
+        self._start_tunnel = start
         self._abandoned: Link | None = None
         self.link = self._start_link()
 
     def _start_link(self) -> Link:
-        link = Link(self.tunnel, self.settings, self.verdicts)
+        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel)
         self._nursery.start_soon(link.run)
         return link
 
@@ -549,18 +553,27 @@ async def open_host(
         modules=modules,
         output=output,
     )
-    raised: BaseException | None = None
-    tunnel = as_tunnel(tunnel)
-    async with trio.open_nursery() as nursery:
-        core = HostCore(tunnel, settings, nursery)
+    async with open_core(as_tunnel(tunnel), settings) as core:
         host = Host(core, CallOptions())
+        if wait:
+            await host.wait_connected()
+        yield host
+
+
+@contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_core(
+    tunnel: Tunnel, settings: OpenSettings, start: StartTunnel = start_tunnel
+) -> AsyncIterator[HostCore]:
+    """A host's core for the time of the block, at the end of which all its calls have their verdicts."""
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        core = HostCore(tunnel, settings, nursery, start)
         try:
-            if wait:
-                await host.wait_connected()
-            yield host
+            yield core
         except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
             raised = exc
-        await core.aclose(host._options.grace_period)
+        await core.aclose(GRACE_PERIOD)
     if raised is not None:
         raise raised
 

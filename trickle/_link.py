@@ -9,12 +9,9 @@ import contextlib
 import dataclasses
 import logging
 import math
-import os
 import secrets
 import signal
-import subprocess
 import sys
-import weakref
 from collections import Counter, deque
 from typing import Literal
 
@@ -27,7 +24,7 @@ from trickle._diagnosis import connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
-from trickle._ssh_version import without_newer_options
+from trickle._tunnel_process import StartTunnel, TunnelProcess, start_tunnel
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, Connection
 from trickle._wire.frames import (
@@ -50,22 +47,6 @@ from trickle._wire.frames import (
 from trickle.abc import Tunnel
 
 logger = logging.getLogger("trickle")
-
-_live: weakref.WeakSet[trio.Process] = weakref.WeakSet()
-
-
-def _let_go_in_fork() -> None:
-    """A fork of this program does not hold the agents' pipes: they must end with this process, not with the fork."""
-    for process in _live:
-        for stream in (process.stdin, process.stdout, process.stderr):
-            fd = stream.fileno() if isinstance(stream, trio.lowlevel.FdStream) else -1
-            if fd >= 0:
-                nothing = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nothing, fd, inheritable=False)  # not closed: its number must not be given to something else
-                os.close(nothing)
-
-
-os.register_at_fork(after_in_child=_let_go_in_fork)
 
 KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
@@ -125,7 +106,9 @@ class Link:
     ``run`` is a service task: it is shielded, never raises, and ends when the tunnel's process has.
     """
 
-    def __init__(self, tunnel: Tunnel, settings: OpenSettings, verdicts: Counter[str]) -> None:
+    def __init__(
+        self, tunnel: Tunnel, settings: OpenSettings, verdicts: Counter[str], start: StartTunnel = start_tunnel
+    ) -> None:
         assert tunnel.name is not None
         self.name = tunnel.name
         self.tunnel = tunnel
@@ -152,7 +135,8 @@ class Link:
         self._newest = 0
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
-        self._process: trio.Process | None = None
+        self._start = start
+        self._process: TunnelProcess | None = None
         self._noise = b""  # what came before the agent's marker
         self._marked = False
         self._stderr = b""
@@ -308,19 +292,10 @@ class Link:
         finally:
             await self._end_process(process)
 
-    async def _start_tunnel(self) -> trio.Process | None:
-        wrapped = self.tunnel.wrap(_boot.python_command(self.tunnel.python))
-        argv = await without_newer_options(wrapped)
-        environment = {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
+    async def _start_tunnel(self) -> TunnelProcess | None:
+        argv = self.tunnel.wrap(_boot.python_command(self.tunnel.python))
         try:
-            self._process = await trio.lowlevel.open_process(
-                argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C reaches us first, and we end it in order
-                env=environment,
-            )
+            process = self._process = await self._start(argv)
         except OSError as exc:
             advice = "is it installed on this machine?" if isinstance(exc, FileNotFoundError) else "see the error above"
             message = f"{self.name}: cannot run {argv[0]!r} ({exc.strerror}); {advice}"
@@ -328,13 +303,11 @@ class Link:
             error.__cause__ = exc
             self.lose(error)
             return None
-        _live.add(self._process)
         self.stage = "waiting for the agent"
-        return self._process
+        return process
 
-    async def _write(self, process: trio.Process) -> None:
+    async def _write(self, process: TunnelProcess) -> None:
         """The one task that writes to the pipe: whole frames, the boot code first."""
-        assert process.stdin is not None
         first = _boot.boot_bytes(self._configuration())
         try:
             while True:
@@ -363,9 +336,8 @@ class Link:
             "grace_period": GRACE_PERIOD,
         }
 
-    async def _read(self, process: trio.Process) -> None:
+    async def _read(self, process: TunnelProcess) -> None:
         """The one task that reads from the pipe, until its end or a broken rule."""
-        assert process.stdout is not None
         while True:
             try:
                 data = await process.stdout.receive_some(READ_SIZE)
@@ -462,8 +434,7 @@ class Link:
         self.answered.set()
         logger.debug("%s: connected to %s, Python %s", self.name, self.info.hostname, self.info.python_version)
 
-    async def _read_stderr(self, process: trio.Process) -> None:
-        assert process.stderr is not None
+    async def _read_stderr(self, process: TunnelProcess) -> None:
         try:
             async for data in process.stderr:
                 self._stderr = (self._stderr + data)[-KEPT_NOISE:]
@@ -512,7 +483,7 @@ class Link:
                     return
                 self._send_modules(bundle)
 
-    async def _judge_end(self, process: trio.Process) -> None:
+    async def _judge_end(self, process: TunnelProcess) -> None:
         """The pipe has ended: say why, from the exit status and the last words on stderr."""
         with trio.move_on_after(EXIT_PATIENCE):
             await process.wait()
@@ -536,9 +507,8 @@ class Link:
         else:
             self.lose(self._lost(f"the connection ended (the tunnel's exit status is {process.returncode})"))
 
-    async def _end_process(self, process: trio.Process) -> None:
+    async def _end_process(self, process: TunnelProcess) -> None:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         await trio.aclose_forcefully(process.stdin)
         # An agent must be let finish: it is the one that can kill all it started.
         patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._marked else BOOT_PATIENCE
@@ -546,7 +516,7 @@ class Link:
             await process.wait()
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process.returncode is None:
-                _kill_group(process.pid, number)
+                process.send_signal(number)
                 with trio.move_on_after(LAST_LOOK if number == signal.SIGTERM else EXIT_PATIENCE):
                     await process.wait()
         await trio.aclose_forcefully(process.stdout)
@@ -622,8 +592,3 @@ def _info_from(about: dict[str, str]) -> HostInfo:
         name: printable(about[name]) for name in ("hostname", "user", "python", "implementation", "system", "machine")
     }
     return HostInfo(pid=int(about["pid"]), python_version=(major, minor, micro), **texts)
-
-
-def _kill_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, number)

@@ -1,0 +1,96 @@
+"""The process of a tunnel: started, held, and let go of in forks.  What goes through its pipes is _link.py's job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+import trio
+
+from trickle._ssh_version import without_newer_options
+
+
+class TunnelProcess(Protocol):
+    """What a link needs of the process that its tunnel runs."""
+
+    @property
+    def stdin(self) -> trio.abc.SendStream: ...
+
+    @property
+    def stdout(self) -> trio.abc.ReceiveStream: ...
+
+    @property
+    def stderr(self) -> trio.abc.ReceiveStream: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def wait(self) -> int:
+        """Return its exit status, once it has ended."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to it and its process group."""
+
+
+StartTunnel: TypeAlias = Callable[[Sequence[str]], Awaitable[TunnelProcess]]
+
+
+class _Subprocess:
+    """A process of this machine, in a session of its own."""
+
+    def __init__(self, process: trio.Process) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        self._process = process
+        self.stdin: trio.abc.SendStream = process.stdin
+        self.stdout: trio.abc.ReceiveStream = process.stdout
+        self.stderr: trio.abc.ReceiveStream = process.stderr
+        _live.add(self)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def wait(self) -> int:
+        return await self._process.wait()
+
+    def send_signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+
+_live: weakref.WeakSet[_Subprocess] = weakref.WeakSet()
+
+
+async def start_tunnel(argv: Sequence[str]) -> TunnelProcess:
+    """Run a tunnel's command with pipes on all three sides.
+
+    Raises:
+      OSError: it cannot be run.
+    """
+    process = await trio.lowlevel.open_process(
+        await without_newer_options(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches us first, and we end it in order
+        env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
+    )
+    return _Subprocess(process)
+
+
+def _let_go_in_fork() -> None:
+    """A fork of this program does not hold the agents' pipes: they must end with this process, not with the fork."""
+    for process in _live:
+        for stream in (process.stdin, process.stdout, process.stderr):
+            fd = stream.fileno() if isinstance(stream, trio.lowlevel.FdStream) else -1
+            if fd >= 0:
+                nothing = os.open(os.devnull, os.O_RDWR)
+                os.dup2(nothing, fd, inheritable=False)  # not closed: its number must not go to something else
+                os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_let_go_in_fork)
