@@ -204,3 +204,50 @@ def import_asyncio():
     import asyncio
 
     return asyncio.__name__
+
+
+def raise_call_cancelled():
+    from trickle import remote
+
+    raise remote.CallCancelled("by itself")
+
+
+class Unspeakable(Exception):
+    def __getattr__(self, name):
+        raise SystemExit
+
+    @property
+    def args(self):
+        raise ZeroDivisionError
+
+
+def raise_unspeakable():
+    raise Unspeakable
+
+
+def sleep_and_say(seconds):
+    time.sleep(seconds)
+    return "slept"
+
+
+def spoil_descriptors():
+    for fd in range(3, 50):
+        try:
+            os.write(fd, b"\xff\x00garbage" * 10)
+        except OSError:
+            pass
+    time.sleep(60)
+
+
+def import_in_fork_and_here():
+    import importlib
+
+    pid = os.fork()
+    if not pid:
+        try:
+            importlib.import_module("tests.torture")
+        except ImportError:
+            os._exit(7)
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1] >> 8
+    return status, importlib.import_module("tests.torture").__name__

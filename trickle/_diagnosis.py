@@ -82,8 +82,9 @@ def _diagnose(
         )
     if exit_status in (126, 127):
         return "no Python", "a command was not found there", "check python= and what is installed"
+    advice = "see what it said before" if stderr.strip() or noise.strip() else "run its command by hand to see why"
     if exit_status is not None and exit_status < 0:
-        return "killed", f"the tunnel was killed by signal {-exit_status}", "see what it said before"
+        return "killed", f"the tunnel was killed by signal {-exit_status}", advice
     return (
         "unknown",
         f"the tunnel ended with status {exit_status} before an agent answered",

@@ -12,8 +12,10 @@ import trio
 
 from trickle._exceptions import CallTimeout, ConnectError, HostLost
 from trickle._host import CallRecord, Host, HostCore, HostStatistics
+from trickle._interrupts import one_interrupt
+from trickle._modules import ModulePolicy
 from trickle._results import Failure, Results, Success
-from trickle._settings import UNSET, CallOptions, OpenSettings, Sink, given
+from trickle._settings import UNSET, CallOptions, OpenSettings, Sink, given, is_number
 from trickle._tunnels import as_tunnel
 from trickle.abc import Tunnel
 
@@ -28,7 +30,7 @@ class GroupOptions:
     timeout: float = math.inf
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0:
+        if not is_number(self.timeout) or not self.timeout > 0:
             raise ValueError(f"timeout={self.timeout!r}: it is a number of seconds above 0")
 
 
@@ -79,12 +81,14 @@ class Group(Mapping[str, Host]):
         """
         results: dict[str, Success[Any] | Failure] = dict.fromkeys(self._hosts, Failure(RuntimeError("not begun")))
 
+        @trio.lowlevel.enable_ki_protection
         async def call_one(name: str, host: Host) -> None:
             results[name] = await self._outcome(host, fn, args, kwargs)
 
-        async with trio.open_nursery() as nursery:
-            for name, host in self._hosts.items():
-                nursery.start_soon(call_one, name, host)
+        with one_interrupt():
+            async with trio.open_nursery() as nursery:
+                for name, host in self._hosts.items():
+                    nursery.start_soon(call_one, name, host)
         return Results(results)
 
     async def _outcome(
@@ -153,13 +157,14 @@ async def open_group(
     workers: int = 16,
     max_open: int = 256,
     max_payload: int = 512 * 2**20,
-    modules: Any = None,
+    modules: ModulePolicy | None = None,
     output: Sink | None = None,
 ) -> AsyncIterator[Group]:
     """Start an agent on each of many hosts, for the time of the block.  Entering does not wait for any of them.
 
     Args:
       tunnels: how to reach each; a plain string is the name of an ssh host.
+      connect_limit: how many hosts connect at once.
       connect_timeout, heartbeat, lease, workers, max_open, max_payload, modules, output: as in ``open_host``.
 
     Raises:
@@ -177,16 +182,22 @@ async def open_group(
         output=output,
     )
     named = _by_name(tunnels)
+    if connect_limit < 1:
+        raise ValueError(f"connect_limit={connect_limit!r}: it is a whole number above 0")
+    if connect_retries:
+        raise ValueError(f"connect_retries={connect_retries!r}: retries are not to be had yet")
     raised: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        options = CallOptions()
-        cores = {name: HostCore(tunnel, settings, nursery) for name, tunnel in named.items()}
-        group = Group({name: Host(core, options) for name, core in cores.items()}, options, GroupOptions())
-        try:
-            yield group
-        except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
-            raised = exc
-        await _close_all(cores.values(), options.grace_period)
+    with one_interrupt():
+        async with trio.open_nursery() as nursery:
+            options = CallOptions()
+            turns = trio.Semaphore(connect_limit)
+            cores = {name: HostCore(tunnel, settings, nursery, turns=turns) for name, tunnel in named.items()}
+            group = Group({name: Host(core, options) for name, core in cores.items()}, options, GroupOptions())
+            try:
+                yield group
+            except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
+                raised = exc
+            await _close_all(cores.values(), options.grace_period)
     if raised is not None:
         raise raised
 

@@ -17,8 +17,10 @@ import trio
 
 from trickle import _pickling, _unpickling
 from trickle._async_support import check_can_run, is_async
-from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, WorkerDied
+from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
+from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
+from trickle._modules import ModulePolicy
 from trickle._remote_errors import rebuild_exception
 from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnel_process import StartTunnel, start_tunnel
@@ -26,6 +28,8 @@ from trickle._tunnels import as_tunnel
 from trickle._wire import frames
 from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
+
+MAX_ERROR = 2**20  # bytes of a described exception; an agent of ours bounds each of its texts to 64 KiB
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,7 +69,12 @@ class HostCore:
     """What all views of one host share: its links, one after the other, and their nursery."""
 
     def __init__(
-        self, tunnel: Tunnel, settings: OpenSettings, nursery: trio.Nursery, start: StartTunnel = start_tunnel
+        self,
+        tunnel: Tunnel,
+        settings: OpenSettings,
+        nursery: trio.Nursery,
+        start: StartTunnel = start_tunnel,
+        turns: trio.Semaphore | None = None,
     ) -> None:
         assert tunnel.name is not None
         self.tunnel = tunnel
@@ -73,15 +82,18 @@ class HostCore:
         self.settings = settings
         self.verdicts: Counter[str] = Counter()
         self.closed = False
-        self.users = 0  # calls that need the link, from before they are sent until their end
+        self.users = 0  # who needs the link: calls, sessions, and who waits for an answer
         self.sessions = 0
+        self.turns = turns
+        self.slots = trio.Semaphore(settings.max_open)
+        self._token = trio.lowlevel.current_trio_token()
         self._nursery = nursery
         self._start_tunnel = start
         self._abandoned: Link | None = None
         self.link = self._start_link()
 
     def _start_link(self) -> Link:
-        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel)
+        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel, self.turns)
         self._nursery.start_soon(link.run)
         return link
 
@@ -93,6 +105,8 @@ class HostCore:
           ConnectError: it was never reached.
           HostLost: its connection died, and *reconnect* is not set.
         """
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError(f"{self.name}: this host belongs to another trio.run; use it in the one that opened it")
         if self.closed:
             raise trio.ClosedResourceError(f"{self.name}: this host was closed")
         if self.link is self._abandoned:
@@ -105,8 +119,9 @@ class HostCore:
             return self.link
         if isinstance(error, ConnectError):
             raise again(error)
+        why = str(error).removeprefix(f"{self.name}: ")
         raise HostLost(
-            f"{self.name}: the connection was lost earlier ({error}); open the host again, or use"
+            f"{self.name}: the connection was lost earlier ({why}); open the host again, or use"
             " options(reconnect=True), which starts anew without the state that was there",
             host=self.name,
             stderr=error.stderr,
@@ -125,7 +140,11 @@ class HostCore:
 
     async def wait_connected(self, link: Link) -> HostInfo:
         """What the agent says of itself, once it has answered."""
-        await link.answered.wait()
+        self.users += 1
+        try:
+            await link.answered.wait()
+        finally:
+            self.users -= 1
         if link.info is None:
             assert link.error is not None
             raise again(link.error)
@@ -173,6 +192,8 @@ class HostCore:
                 await self._wait(link, call)
             except BaseException as exc:
                 await self._stop(link, call, options, exc)
+                if session is not None and call.verdict != frames.NEVER_STARTED:
+                    session.spoiled = True
                 if call.remote_stack:
                     exc.add_note(
                         f"{self.name}: at its deadline the call was here, innermost frame first:\n{call.remote_stack}"
@@ -182,7 +203,7 @@ class HostCore:
             finally:
                 if session is not None:
                     session.calls.discard(call)
-        except BaseException:
+        except (trio.Cancelled, KeyboardInterrupt):
             if link.state == "connecting" and self.users == 1 and not self.closed:
                 self.abandon(link)
             raise
@@ -214,9 +235,11 @@ class HostCore:
                 continue
             payload = join_options(options.for_worker, outgoing.payload)
             if len(payload) > self.settings.max_payload:
-                raise ValueError(
+                raise Unsendable(
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
-                    f" {self.settings.max_payload}; raise it in open_host, or send less"
+                    f" {self.settings.max_payload}; raise it in open_host, or send less",
+                    host=self.name,
+                    path="arguments",
                 )
             await link.send_modules_for(outgoing.modules | ({"trio"} if needs_trio else set()))
             return payload
@@ -257,6 +280,8 @@ class HostCore:
         if call.verdict == frames.RETURNED:
             return self._read_result(call, options)
         if call.verdict == frames.RAISED:
+            if len(call.payload) > MAX_ERROR:
+                raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
             raise rebuild_exception(bytes(call.payload), host=self.name)
         if self.closed:
             raise trio.ClosedResourceError(f"{self.name}: closed while this call ran (verdict: {call.verdict_name})")
@@ -269,7 +294,8 @@ class HostCore:
         # The agent has ended it, by the deadline that it was given: our own scope is about to say the same.
         await trio.lowlevel.checkpoint()
         raise CallTimeout(
-            f"{self.name}: ended over there at its deadline (verdict: {call.verdict_name})",
+            f"{self.name}: the host has ended this call by itself (verdict: {call.verdict_name}), at the last deadline"
+            " that it knew; where a scope was given more time, this program's loop was blocked before it could say so",
             host=self.name,
             verdict=call.verdict_name,
             stage=link.stage_of(call),
@@ -294,12 +320,14 @@ class HostCore:
     def statistics(self) -> HostStatistics:
         """How this host does now."""
         link = self.link
-        state = "closed" if self.closed and link.state != "lost" else link.state
-        running = len(link.calls) - self.sessions if link.state == "connected" else 0
+        state = "closed" if link is self._abandoned or (self.closed and link.state != "lost") else link.state
+        plain = sum(not call.is_session and not call.session for call in link.calls.values())
+        pinned = len({call.session for call in link.calls.values() if call.session})
+        running = min(plain, self.settings.workers) + pinned if link.state == "connected" else 0
         return HostStatistics(
             state=state,
             calls_running=running,
-            calls_waiting=self.users if link.state == "connecting" else 0,
+            calls_waiting=sum(not call.is_session for call in link.calls.values()) - running,
             workers=self.settings.workers,
             open=self.sessions,
             verdicts=MappingProxyType(dict(self.verdicts)),
@@ -341,11 +369,21 @@ class SessionState:
         self.pin = link.start_session()
         self.id = self.pin.id
         self.calls: set[RemoteCall] = set()
+        self.closed = False
+        self.spoiled = False  # a call in it was cancelled
 
     def check(self) -> None:
         """Raise what a verb of a session must raise whose worker is gone."""
         if self.link.error is not None:
             raise again(self.link.error)
+        if self.closed:
+            raise trio.ClosedResourceError(f"{self.core.name}: this session was closed")
+        if self.spoiled and self.pin.finished.is_set():
+            raise WorkerDied(
+                f"{self.core.name}: a call of this session was cancelled, and its state went with its worker;"
+                " open another session",
+                host=self.core.name,
+            )
         if self.pin.finished.is_set():
             raise died(self.core.name, self.pin, "the worker of this session")
 
@@ -450,13 +488,22 @@ class Host:
     async def session(self) -> AsyncIterator[Session]:
         """Pin one worker for the block: its calls queue, and find the state that earlier ones left."""
         core = self._core
-        link = core.live_link(self._options.reconnect)
+        await core.slots.acquire()
+        try:
+            link = core.live_link(self._options.reconnect)
+        except BaseException:
+            core.slots.release()
+            raise
         state = SessionState(core, link)
         core.sessions += 1
+        core.users += 1
         try:
             yield Session(state, self._options)
         finally:
+            state.closed = True
             core.sessions -= 1
+            core.users -= 1
+            core.slots.release()
             link.cancel(state.pin, grace_period=self._options.grace_period, reason=None, by_deadline=False)
             with trio.move_on_after(self._options.grace_period + VERDICT_SLACK, shield=True):
                 await state.pin.finished.wait()
@@ -520,7 +567,7 @@ async def open_host(
     workers: int = 16,
     max_open: int = 256,
     max_payload: int = 512 * 2**20,
-    modules: Any = None,
+    modules: ModulePolicy | None = None,
     output: Sink | None = None,
 ) -> AsyncIterator[Host]:
     """Start an agent on a host, for the time of the block.
@@ -567,13 +614,14 @@ async def open_core(
 ) -> AsyncIterator[HostCore]:
     """A host's core for the time of the block, at the end of which all its calls have their verdicts."""
     raised: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        core = HostCore(tunnel, settings, nursery, start)
-        try:
-            yield core
-        except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
-            raised = exc
-        await core.aclose(GRACE_PERIOD)
+    with one_interrupt():
+        async with trio.open_nursery() as nursery:
+            core = HostCore(tunnel, settings, nursery, start)
+            try:
+                yield core
+            except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
+                raised = exc
+            await core.aclose(GRACE_PERIOD)
     if raised is not None:
         raise raised
 
@@ -582,6 +630,8 @@ def again(error: ConnectError | HostLost) -> ConnectError | HostLost:
     """The same error for another waiter: one exception must not be raised in two tasks."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
+    if hasattr(error, "__notes__"):
+        copy.__notes__ = list(error.__notes__)
     copy.__cause__ = error.__cause__
     return copy
 

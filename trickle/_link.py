@@ -72,12 +72,14 @@ class HostInfo:
 class RemoteCall:
     """One call, as this end sees it."""
 
-    __slots__ = ("deadline", "detail", "error", "finished", "id", "payload", "sink", "verdict")
+    __slots__ = ("deadline", "detail", "error", "finished", "id", "is_session", "payload", "session", "sink", "verdict")
 
     def __init__(self, id: int, sink: Sink | None) -> None:
         self.id = id
         self.sink = sink
         self.deadline = math.inf
+        self.is_session = False
+        self.session = 0  # the number of the one that it belongs to
         self.finished = trio.Event()
         self.verdict: int | None = None  # None with an error: unknown
         self.detail = 0
@@ -107,7 +109,12 @@ class Link:
     """
 
     def __init__(
-        self, tunnel: Tunnel, settings: OpenSettings, verdicts: Counter[str], start: StartTunnel = start_tunnel
+        self,
+        tunnel: Tunnel,
+        settings: OpenSettings,
+        verdicts: Counter[str],
+        start: StartTunnel = start_tunnel,
+        turns: trio.Semaphore | None = None,
     ) -> None:
         assert tunnel.name is not None
         self.name = tunnel.name
@@ -126,6 +133,7 @@ class Link:
         self.gone = trio.Event()
         self.modules = ModuleServer(settings.modules)
         self._modules_lock = trio.Lock()
+        self._threads = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
         self.heard_at = trio.current_time()
@@ -136,13 +144,17 @@ class Link:
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
         self._start = start
+        self._turns = turns
+        self._has_turn = False
         self._process: TunnelProcess | None = None
         self._noise = b""  # what came before the agent's marker
         self._marked = False
         self._stderr = b""
         self._stderr_ended = trio.Event()
-        self._stuck: deque[tuple[trio.MemorySendChannel[OutputLine], OutputLine]] = deque()
-        self._reading = True
+        self._output: deque[tuple[Output, Sink | None]] = deque()  # bounded: it is acknowledged when it is delivered
+        self._output_came = trio.Event()
+        self._output_gone = trio.Event()
+        self._output_gone.set()
         self._questions = 0
         self._asked: trio.MemorySendChannel[str] | None = None
 
@@ -151,6 +163,7 @@ class Link:
     def start_call(self, payload: bytes, *, session: int, deadline: float, sink: Sink | None) -> RemoteCall:
         """Send a call; its ``finished`` event is set when it has ended."""
         call = self._new_call(sink)
+        call.session = session
         call.deadline = deadline
         self._connection.call(call.id, session, payload, None if deadline == math.inf else deadline)
         self._wake.set()
@@ -159,6 +172,7 @@ class Link:
     def start_session(self) -> RemoteCall:
         """Pin a worker; it ends as a call does."""
         call = self._new_call(None)
+        call.is_session = True
         self._connection.control(Session(call.id))
         self._wake.set()
         return call
@@ -175,7 +189,7 @@ class Link:
             return
         async with self._modules_lock:
             # Not to be abandoned: what ModuleServer has handed out once, it takes for sent.
-            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names)
+            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names, limiter=self._threads)
             self._bundled |= names
             self._send_modules(bundle)
 
@@ -274,23 +288,45 @@ class Link:
                 self.gone.set()
 
     async def _live(self) -> None:
-        process = await self._start_tunnel()
-        if process is None:
-            return
         try:
             with self._scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._write, process)
-                    nursery.start_soon(self._read_stderr, process)
-                    nursery.start_soon(self._watch)
-                    asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
-                    self._asked = asked
-                    nursery.start_soon(self._answer_questions, questions)
-                    await self._read(process)
-                    await self._judge_end(process)
-                    nursery.cancel_scope.cancel()
+                await self._wait_for_turn()
+                process = await self._start_tunnel()
+                if process is not None:
+                    await self._live_with(process)
         finally:
-            await self._end_process(process)
+            self._give_turn_back()
+
+    async def _live_with(self, process: TunnelProcess) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, process)
+                nursery.start_soon(self._read_stderr, process)
+                nursery.start_soon(self._watch)
+                nursery.start_soon(self._deliver_output)
+                asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
+                self._asked = asked
+                nursery.start_soon(self._answer_questions, questions)
+                await self._read(process)
+                await self._judge_end(process)
+                with trio.move_on_after(EXIT_PATIENCE):
+                    await self._output_gone.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):  # bounded in there
+                await self._end_process(process)
+
+    async def _wait_for_turn(self) -> None:
+        """Only so many hosts of a group connect at once."""
+        if self._turns is not None:
+            self.stage = "waiting for its turn"
+            await self._turns.acquire()
+            self._has_turn = True
+
+    def _give_turn_back(self) -> None:
+        if self._turns is not None and self._has_turn:
+            self._has_turn = False
+            self._turns.release()
 
     async def _start_tunnel(self) -> TunnelProcess | None:
         argv = self.tunnel.wrap(_boot.python_command(self.tunnel.python))
@@ -306,6 +342,7 @@ class Link:
         self.stage = "waiting for the agent"
         return process
 
+    @trio.lowlevel.enable_ki_protection
     async def _write(self, process: TunnelProcess) -> None:
         """The one task that writes to the pipe: whole frames, the boot code first."""
         first = _boot.boot_bytes(self._configuration())
@@ -336,6 +373,7 @@ class Link:
             "grace_period": GRACE_PERIOD,
         }
 
+    @trio.lowlevel.enable_ki_protection
     async def _read(self, process: TunnelProcess) -> None:
         """The one task that reads from the pipe, until its end or a broken rule."""
         while True:
@@ -353,8 +391,6 @@ class Link:
                 self.lose(ProtocolError(printable(message), host=self.name, stderr=self.stderr))
                 return
             self._wake.set()  # credits and acknowledgements
-            if self._stuck:
-                await self._wait_for_sinks()
 
     def _receive(self, data: bytes) -> None:
         if self.state == "connecting":
@@ -388,11 +424,13 @@ class Link:
                 call = self.calls[frame.id]
                 if frame.verdict not in frames.VERDICTS:
                     raise WireError(f"verdict {frame.verdict}")
+                if frame.verdict not in (frames.RETURNED, frames.RAISED):
+                    call.payload.clear()  # parts of a result that nobody wants any more
                 call.payload += frame.payload
                 call.detail = frame.detail
                 self._finish(call, frame.verdict)
             case Output():
-                self._deliver_output(frame)
+                self._take_output(frame)
             case Record():
                 self._deliver_record(frame)
             case Ask():
@@ -416,7 +454,8 @@ class Link:
     def _finish(self, call: RemoteCall, verdict: int | None) -> None:
         call.verdict = verdict
         self.calls.pop(call.id, None)
-        self.verdicts[call.verdict_name] += 1
+        if not call.is_session:
+            self.verdicts[call.verdict_name] += 1
         call.finished.set()
         if verdict in (frames.KILLED, frames.UNKILLABLE, frames.DIED):
             logger.info("%s: call %d: %s", self.name, call.id, call.verdict_name)
@@ -431,9 +470,11 @@ class Link:
         except (ValueError, KeyError, TypeError) as exc:
             raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
         self.state = "connected"
+        self._give_turn_back()
         self.answered.set()
         logger.debug("%s: connected to %s, Python %s", self.name, self.info.hostname, self.info.python_version)
 
+    @trio.lowlevel.enable_ki_protection
     async def _read_stderr(self, process: TunnelProcess) -> None:
         try:
             async for data in process.stderr:
@@ -444,6 +485,7 @@ class Link:
             pass
         self._stderr_ended.set()
 
+    @trio.lowlevel.enable_ki_protection
     async def _watch(self) -> None:
         """Beat, and give the agent up when it has been silent for too long."""
         with trio.move_on_after(self.settings.connect_timeout):
@@ -470,14 +512,15 @@ class Link:
                     self.lose(self._lost(f"nothing was heard from it for {self.settings.lease:g} s"))
 
     def _is_silent(self) -> bool:
-        return self._reading and trio.current_time() - self.heard_at >= self.settings.lease
+        return trio.current_time() - self.heard_at >= self.settings.lease
 
+    @trio.lowlevel.enable_ki_protection
     async def _answer_questions(self, questions: trio.MemoryReceiveChannel[str]) -> None:
         """Serve modules that workers ask for.  Finding them reads files, so it is done in a thread."""
         async for name in questions:
             async with self._modules_lock:
                 try:
-                    bundle = await trio.to_thread.run_sync(self.modules.answer, name)
+                    bundle = await trio.to_thread.run_sync(self.modules.answer, name, limiter=self._threads)
                 except ValueError as exc:
                     self.lose(ProtocolError(f"{self.name}: {exc}", host=self.name, stderr=self.stderr))
                     return
@@ -517,7 +560,7 @@ class Link:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if process.returncode is None:
                 process.send_signal(number)
-                with trio.move_on_after(LAST_LOOK if number == signal.SIGTERM else EXIT_PATIENCE):
+                with trio.move_on_after(EXIT_PATIENCE):
                     await process.wait()
         await trio.aclose_forcefully(process.stdout)
         await trio.aclose_forcefully(process.stderr)
@@ -529,45 +572,55 @@ class Link:
 
     # ---- output
 
-    def _deliver_output(self, frame: Output) -> None:
+    def _take_output(self, frame: Output) -> None:
         call = self.calls.get(frame.id)
-        sink = call.sink if call is not None else None
+        sink = (call.sink if call is not None else None) or self.settings.output
+        if self._output or not self._give_output(frame, sink):
+            if not self._output:
+                self._output_gone = trio.Event()
+            self._output.append((frame, sink))
+            self._output_came.set()
+
+    def _lines(self, frame: Output) -> list[OutputLine]:
         stream = "stderr" if frame.stream == 2 else "stdout"
-        for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
-            self._sink(OutputLine(self.name, stream, frame.id or None, text), sink or self.settings.output)
+        texts = frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+        return [OutputLine(self.name, stream, frame.id or None, text.removesuffix("\r")) for text in texts]
 
-    def _sink(self, line: OutputLine, sink: Sink | None) -> None:
-        if sink is None:
-            print_line(line)
-        elif isinstance(sink, trio.MemorySendChannel):
+    def _give_output(self, frame: Output, sink: Sink | None) -> bool:
+        """Whether the sink has taken it; a memory channel is left to the task that can wait."""
+        if isinstance(sink, trio.MemorySendChannel):
+            return False
+        for line in self._lines(frame):
             try:
-                if self._stuck:
-                    raise trio.WouldBlock
-                sink.send_nowait(line)
-            except trio.WouldBlock:
-                self._stuck.append((sink, line))
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                logger.debug("%s: a line of output came after its channel was closed", self.name)
-        else:
-            try:
-                sink(line)
-            except Exception:
+                (sink or print_line)(line)
+            except BaseException:  # not ours to be stopped by, whatever it is
                 logger.exception("%s: the output sink failed", self.name)
+        self._connection.delivered(frame)
+        return True
 
-    async def _wait_for_sinks(self) -> None:
-        """A full memory channel holds up what comes from its host, and so what prints there."""
-        self._reading = False
+    @trio.lowlevel.enable_ki_protection
+    async def _deliver_output(self) -> None:
+        """Fill memory channels.  While one is full, no more than the window's bytes of output come from its host."""
+        while True:
+            while self._output:
+                frame, sink = self._output[0]
+                if isinstance(sink, trio.MemorySendChannel):
+                    await self._send_lines(frame, sink)
+                    self._connection.delivered(frame)
+                    self._wake.set()
+                else:
+                    self._give_output(frame, sink)
+                self._output.popleft()
+            self._output_gone.set()
+            self._output_came = trio.Event()
+            await self._output_came.wait()
+
+    async def _send_lines(self, frame: Output, sink: trio.MemorySendChannel[OutputLine]) -> None:
         try:
-            while self._stuck:
-                sink, line = self._stuck[0]
-                try:
-                    await sink.send(line)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    logger.debug("%s: a line of output came after its channel was closed", self.name)
-                self._stuck.popleft()
-        finally:
-            self._reading = True
-            self.heard_at = trio.current_time()
+            for line in self._lines(frame):
+                await sink.send(line)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            logger.debug("%s: output came after its channel was closed", self.name)
 
     def _deliver_record(self, frame: Record) -> None:
         name, _, message = frame.payload.partition(b"\0")

@@ -166,7 +166,8 @@ def _clean(text: Any, limit: int = MAX_TEXT) -> str:
     """Return *text* bounded, and without what a terminal would obey."""
     if type(text) is not str:
         raise TypeError("a text is not one")
-    return text[:limit].translate(_CONTROL_CHARACTERS)
+    printable = text[:limit].encode("utf-8", "replace").decode()  # half a surrogate pair cannot be printed
+    return printable.translate(_CONTROL_CHARACTERS)
 
 
 def _checked_members(said: dict[Any, Any]) -> Members:

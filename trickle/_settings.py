@@ -46,6 +46,21 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 Sink: TypeAlias = "Callable[[OutputLine], object] | trio.MemorySendChannel[OutputLine]"
 
 
+def is_number(value: object) -> bool:
+    """Whether it can be a number of seconds."""
+    return isinstance(value, int | float)
+
+
+def check_sink(sink: object) -> None:
+    """Nothing, if output can go there.
+
+    Raises:
+      TypeError: it cannot.
+    """
+    if sink is not None and not callable(sink) and not isinstance(sink, trio.MemorySendChannel):
+        raise TypeError(f"output={sink!r}: it is a callable that takes an OutputLine, or a trio.MemorySendChannel")
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenSettings:
     """How a host is opened: see open_host."""
@@ -61,9 +76,14 @@ class OpenSettings:
     output: Sink | None = None
 
     def __post_init__(self) -> None:
+        check_sink(self.output)
         for name in ("connect_timeout", "heartbeat", "lease"):
-            if not getattr(self, name) > 0:
+            if not is_number(getattr(self, name)) or not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r}: it is a number of seconds above 0")
+        if self.heartbeat == math.inf:
+            raise ValueError(
+                "heartbeat=inf: without signs of life no lease can be kept; lease=math.inf is for debuggers"
+            )
         if self.lease < 2 * self.heartbeat and self.lease != math.inf:
             raise ValueError(
                 f"lease={self.lease} with heartbeat={self.heartbeat}: a lease of less than two heartbeats"
@@ -90,11 +110,20 @@ class CallOptions:
     output: Sink | None = None
 
     def __post_init__(self) -> None:
-        if not self.grace_period >= 0 or self.grace_period == math.inf:
+        check_sink(self.output)
+        if not is_number(self.grace_period) or not 0 <= self.grace_period < math.inf:
             raise ValueError(f"grace_period={self.grace_period!r}: it is a number of seconds, 0 or more")
         if self.trust not in (None, "data", "full"):
             raise ValueError(f'trust={self.trust!r}: it is "data" or "full"')
         object.__setattr__(self, "allow", tuple(self.allow))
+        for name, value in (self.env or {}).items():
+            if (
+                not isinstance(name, str)
+                or not isinstance(value, str | None)
+                or "=" in name
+                or "\0" in f"{name}{value}"
+            ):
+                raise ValueError(f"env: {name!r}: {value!r} is not an environment variable with a text, or None")
 
     def replace(self, **changes: Any) -> CallOptions:
         """These options, but for *changes*.

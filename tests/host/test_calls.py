@@ -1,5 +1,6 @@
 """Calls on one host: what comes back, what is raised, what is printed, what the statistics say."""
 
+import contextlib
 import logging
 import math
 import os
@@ -138,7 +139,7 @@ async def test_no_more_calls_run_at_once_than_there_are_workers(tmp_path) -> Non
         nursery.cancel_scope.cancel()
 
     assert len(waiting) == 1
-    assert statistics.calls_running == 3
+    assert (statistics.calls_running, statistics.calls_waiting) == (2, 1)
     assert not waiting[0].exists()
     assert host.statistics().verdicts == {"cancelled": 2, "never started": 1}
 
@@ -244,7 +245,7 @@ async def test_a_result_above_max_result_is_refused_unless_it_is_bytes_or_text()
 
 async def test_payloads_above_max_payload_are_refused_by_the_sender() -> None:
     async with trickle.open_host(local(), max_payload=100_000) as host:
-        with pytest.raises(ValueError, match="max_payload is 100000"):
+        with pytest.raises(trickle.Unsendable, match="max_payload is 100000"):
             await host.call(work.size_of, b"x" * 200_000)
         with pytest.raises(ValueError, match="max_payload allows 100000"):
             await host.call(work.give_bytes, 200_000)
@@ -480,3 +481,106 @@ async def test_names_of_the_controllers_trickle_are_harmless_until_they_are_used
     async with trickle.open_host(local()) as host:
         with pytest.raises(RuntimeError, match=r"trickle\.SSH is not to be had on a remote host"):
             await host.call(work.use_a_stand_in)
+
+
+async def test_calls_that_print_more_than_a_pipe_holds_follow_each_other() -> None:
+    lines = []
+
+    async with trickle.open_host(local(), output=lines.append) as host:
+        for _ in range(20):
+            await host.call(work.shout, 2000, 100)
+
+    assert len(lines) == 20 * 2002
+
+
+async def test_a_full_memory_channel_holds_up_neither_other_calls_nor_a_cancel() -> None:
+    send, receive = trio.open_memory_channel[trickle.OutputLine](1)
+
+    async with trickle.open_host(local()) as host:
+        with send, receive:
+            with trio.move_on_after(0.5):
+                await host.options(output=send).call(work.shout, 100_000, 100)
+            assert await host.call(work.add, 1, 2) == 3
+            assert host.statistics().verdicts == {"cancelled": 1, "returned": 1}
+
+
+async def test_half_of_a_surrogate_pair_in_an_error_can_be_printed() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(ValueError) as caught:
+            await host.call(work.fail, "ValueError", "\ud800")
+
+    str(caught.value).encode()
+
+
+async def test_a_function_that_raises_call_cancelled_itself_has_raised() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.RemoteError) as caught:
+            await host.call(work.raise_call_cancelled)
+
+        assert caught.value.type_name == "trickle.remote.CallCancelled"
+        assert host.statistics().verdicts == {"raised": 1}
+
+
+async def test_an_error_that_cannot_be_looked_at_is_still_an_error() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.RemoteError, match="Unspeakable"):
+            await host.call(work.raise_unspeakable)
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_garbage_in_a_workers_own_descriptors_ends_that_worker_alone() -> None:
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        results = []
+
+        async def other_call() -> None:
+            results.append(await host.call(work.sleep_and_say, 1.0))
+
+        nursery.start_soon(other_call)
+        with pytest.raises(trickle.WorkerDied):
+            await host.call(work.spoil_descriptors)
+
+    assert results == ["slept"]
+
+
+async def test_a_fork_that_imports_what_is_not_there_is_told_and_the_call_goes_on() -> None:
+    async with trickle.open_host(local()) as host:
+        assert await host.call(work.import_in_fork_and_here) == (7, "tests.torture")
+
+
+async def test_a_host_of_another_trio_loop_is_refused() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(RuntimeError, match="web1: this host belongs to another trio.run"):
+            await trio.to_thread.run_sync(trio.run, host.call, work.pid)
+
+
+async def test_no_more_sessions_are_open_than_max_open() -> None:
+    async with trickle.open_host(local(), max_open=2) as host, host.session(), host.session():
+        with trio.move_on_after(0.2) as scope:
+            async with host.session():
+                pass
+
+    assert scope.cancelled_caught
+
+
+async def test_many_sessions_on_few_descriptors_fail_one_by_one_and_not_the_host() -> None:
+    few = trickle.Command(["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"], name="few", python=sys.executable)
+
+    async with trickle.open_host(few) as host:
+        failed = 0
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(25):
+                session = await stack.enter_async_context(host.session())
+                try:
+                    await session.call(work.add, 1)
+                except OSError as exc:
+                    assert isinstance(exc, trickle.RemoteError)
+                    failed += 1
+        assert 0 < failed < 25
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_sink_that_cannot_take_lines_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="output=5"):
+        async with trickle.open_host(local(), output=5):  # type: ignore[arg-type]
+            pass

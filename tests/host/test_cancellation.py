@@ -1,12 +1,15 @@
 """What becomes of remote work whose scope exits: it is over, and the verdict is true."""
 
+import contextlib
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 
 import trickle
 from tests import work
@@ -104,11 +107,10 @@ async def test_a_verdict_returned_returns_the_value(tmp_path: Path) -> None:
     async def call(host: trickle.Host) -> None:
         results.append(await host.call(work.return_anyway, str(tmp_path / "started")))
 
-    async with trickle.open_host(local()) as host:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(call, host)
-            await file_appears(tmp_path / "started")
-            nursery.cancel_scope.cancel()
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(call, host)
+        await file_appears(tmp_path / "started")
+        nursery.cancel_scope.cancel()
 
     assert results == ["came anyway"]
     assert host.statistics().verdicts == {"returned": 1}
@@ -123,11 +125,10 @@ async def test_a_verdict_raised_raises(tmp_path: Path) -> None:
         except LookupError as exc:
             errors.append(exc)
 
-    async with trickle.open_host(local()) as host:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(call, host)
-            await file_appears(tmp_path / "started")
-            nursery.cancel_scope.cancel()
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(call, host)
+        await file_appears(tmp_path / "started")
+        nursery.cancel_scope.cancel()
 
     assert [error.args for error in errors] == [("while cleaning up",)]
 
@@ -162,7 +163,7 @@ def _wait_for_file(path):  # type: ignore[no-untyped-def]
     import os
     import time
 
-    while not os.path.exists(path):  # noqa: PTH110
+    while not os.path.exists(path):
         time.sleep(0.01)
     return "went"
 
@@ -195,7 +196,7 @@ async def test_a_call_cancelled_while_its_arguments_are_sent_never_starts() -> N
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.size_of, bytes(200_000_000))
             while host.statistics().bytes_sent < 1_000_000:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
         assert host.statistics().verdicts == {"returned": 1, "never started": 1}
@@ -208,7 +209,7 @@ async def test_a_call_cancelled_while_its_result_is_on_the_way_leaves_the_host_u
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.give_bytes, 200_000_000)
             while host.statistics().bytes_received < 1_000_000:
-                await trio.sleep(0)
+                await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 
         assert host.statistics().verdicts == {"returned": 1, "cancelled": 1}
@@ -341,17 +342,16 @@ async def test_a_body_that_raises_ends_the_calls_and_raises_as_itself(tmp_path: 
     path = tmp_path / "started"
 
     with pytest.raises(ZeroDivisionError):
-        async with trio.open_nursery() as nursery:
-            async with trickle.open_host(local()) as host:
-                nursery.start_soon(_call_and_expect_close, host, path)
-                pid = int(await file_appears(path))
-                raise_from = ZeroDivisionError("body")
-                try:
-                    raise raise_from
-                except ZeroDivisionError:
-                    nursery.cancel_scope.shield = False
-                    await trio.lowlevel.checkpoint()
-                    body_error = raise_from
+        async with trio.open_nursery() as nursery, trickle.open_host(local()) as host:
+            nursery.start_soon(_call_and_expect_close, host, path)
+            pid = int(await file_appears(path))
+            raise_from = ZeroDivisionError("body")
+            try:
+                raise raise_from
+            except ZeroDivisionError:
+                nursery.cancel_scope.shield = False
+                await trio.lowlevel.checkpoint()
+                body_error = raise_from
         assert not is_running(pid)
         raise body_error
 
@@ -496,7 +496,7 @@ trio.run(main)
 
 
 async def test_three_hundred_hosts_leave_no_descriptor_task_or_process() -> None:
-    descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    descriptors = len(os.listdir("/proc/self/fd"))
     children = running_below()
     tasks = trio.lowlevel.current_statistics().tasks_living
 
@@ -505,6 +505,122 @@ async def test_three_hundred_hosts_leave_no_descriptor_task_or_process() -> None
             results = await group.call(work.add, 1, 2)
             assert set(results.unwrap().values()) == {3}
 
-    assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    assert len(os.listdir("/proc/self/fd")) == descriptors
     assert running_below() == children
     assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
+async def test_leaving_a_session_beside_a_call_whose_arguments_are_coming_in_hurts_nobody() -> None:
+    async with trickle.open_host(local()) as host:
+        for _ in range(20):
+            async with trio.open_nursery() as nursery, host.session() as session:
+                await session.call(work.add, 1)
+
+                async def call(session: trickle.Session = session) -> None:
+                    with contextlib.suppress(trio.ClosedResourceError, trickle.WorkerDied):
+                        await session.call(work.size_of, bytes(20_000))
+
+                nursery.start_soon(call)
+                await trio.testing.wait_all_tasks_blocked()
+
+        assert host.statistics().state == "connected"
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_result_that_is_cancelled_on_the_way_is_no_stack() -> None:
+    errors = []
+
+    async with trickle.open_host(local()) as host:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def call() -> None:
+                    try:
+                        await host.call(work.give_bytes, 100_000_000)
+                    except trio.Cancelled as exc:
+                        errors.append(exc)
+                        raise
+
+                nursery.start_soon(call)
+                while host.statistics().bytes_received < 1_000_000:
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+
+    assert not getattr(errors[0], "__notes__", [])
+
+
+async def test_an_agent_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        path = tmp_path / f"pids{number}"
+        async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+
+            async def call(host: trickle.Host = host, path: Path = path) -> None:
+                with contextlib.suppress(trickle.HostLost):
+                    await host.call(work.start_children, str(path))
+
+            nursery.start_soon(call)
+            pids = [int(pid) for pid in (await file_appears(path)).split()]
+            os.kill(host.info.pid, number)
+            for pid in pids:
+                await process_ends(pid)
+
+
+async def test_a_call_cancelled_while_connecting_leaves_those_alone_who_wait(tmp_path: Path) -> None:
+    script = f'while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exec "$@"'
+    slow = trickle.Command(["sh", "-c", script, "sh"], name="slow", python=sys.executable)
+    results = []
+
+    async def use_session(host: trickle.Host) -> None:
+        async with host.session() as session:
+            await host.wait_connected()
+            results.append(await session.call(work.add, 1, 2))
+
+    async with trickle.open_host(slow, wait=False) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(use_session, host)
+        with trio.move_on_after(0.2):
+            await host.call(work.pid)
+        with pytest.raises(trickle.Unsendable):
+            await host.call(work.size_of, (number for number in ()))
+        (tmp_path / "go").touch()
+
+    assert results == [3]
+
+
+async def test_ctrl_c_comes_out_as_itself(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(_INTERRUPTED)
+
+    for verb in ("call", "group", "leave"):
+        done = await trio.run_process(
+            [sys.executable, str(script), verb], check=False, capture_stdout=True, capture_stderr=True
+        )
+
+        assert (done.stdout, done.stderr) == (b"KeyboardInterrupt\n", b"")
+
+
+_INTERRUPTED = """
+import os, signal, sys, time, trio, trickle
+
+async def interrupt():
+    await trio.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGINT)
+
+async def main(verb):
+    tunnels = [trickle.Local(name, python=sys.executable) for name in ("a", "b")]
+    async with trickle.open_group(tunnels) as group:
+        await group.wait_connected()
+        timer = signal.setitimer(signal.ITIMER_REAL, 0.3)
+        if verb == "group":
+            await group.call(time.sleep, 60)
+        elif verb == "call":
+            await group["a"].call(time.sleep, 60)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGALRM, lambda number, frame: os.kill(os.getpid(), signal.SIGINT))
+try:
+    trio.run(main, sys.argv[1])
+except BaseException as exc:
+    print(type(exc).__name__)
+"""

@@ -24,7 +24,7 @@ def run(coroutine: "Coroutine[Any, Any, Any]", set_stopper: "SetStopper") -> "An
     async def main() -> "Any":
         token = trio.lowlevel.current_trio_token()
         with trio.CancelScope() as scope:
-            set_stopper(lambda: token.run_sync_soon(scope.cancel))
+            set_stopper(lambda: _soon(token, scope))
             return await coroutine
         raise remote.CallCancelled()
 
@@ -32,6 +32,13 @@ def run(coroutine: "Coroutine[Any, Any, Any]", set_stopper: "SetStopper") -> "An
         return trio.run(main)
     finally:
         set_stopper(None)
+
+
+def _soon(token: "Any", scope: "Any") -> None:
+    try:
+        token.run_sync_soon(scope.cancel)
+    except RuntimeError:  # trio.RunFinishedError: it has just come to its end by itself
+        pass
 
 
 def is_coroutine(value: "Any") -> bool:

@@ -22,6 +22,7 @@ from trickle._wire.frames import (
     DIED,
     KILLED,
     NEVER_STARTED,
+    RAISED,
     UNKILLABLE,
     Ask,
     Begin,
@@ -54,6 +55,8 @@ RETRY_KILL = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between looks at
 OUTPUT_LIMIT = CREDIT  # bytes of one call that wait for the pipe: above, its worker is not read
 WARNING, INFO, DEBUG = 30, 20, 10  # as logging has them
 TAINTED = 1
+LONGEST_POLL = 60000.0  # milliseconds
+FORK_AGAIN = 0.1  # seconds after this machine had no descriptors or processes to give
 CLOCK_BOOTTIME = 7  # Linux's clock that goes on while the machine sleeps; Python 3.6 does not name it
 
 
@@ -118,7 +121,7 @@ class Broker:
         self.by_fd: "Dict[int, Worker]" = {}
         self.bundles: "List[bytes]" = []
         self.serial = 0
-        self.timers: "List[Tuple[float, int, Callable[[], None]]]" = []
+        self.timers: "List[Tuple[float, int, Callable[[], None], Optional[Task]]]" = []
         self.timer_serial = 0
         self.closing = False
         self.close_grace = 0.0
@@ -126,6 +129,8 @@ class Broker:
         self.writing = False  # whether the poller watches stdout
         self.bundle: "List[bytes]" = []
         self.child_died = False
+        self.stop_signal = 0
+        self.fork_again_at = 0.0
 
     # ---- the loop
 
@@ -169,8 +174,10 @@ class Broker:
         return self._poll_for(max(0.0, min(due) - now) * 1000)
 
     def _poll_for(self, timeout: "Optional[float]") -> "List[Tuple[int, int]]":
+        if timeout is None or timeout > LONGEST_POLL:
+            timeout = LONGEST_POLL
         # Rounded up: a timer that is not due yet must not make the loop spin.
-        return self.poller.poll(None if timeout is None else int(timeout) + (timeout > int(timeout)))
+        return self.poller.poll(int(timeout) + (timeout > int(timeout)))
 
     def _finished(self) -> bool:
         busy = self.tasks or self.sessions or self.workers or self.reapings or self.outgoing
@@ -189,20 +196,30 @@ class Broker:
         os.set_blocking(wake_write, False)
         _signal.set_wakeup_fd(wake_write)
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
+        for number in (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT):
+            _signal.signal(number, self._on_stop_signal)
         self.poller.register(self.wake_fd, select.POLLIN)
+
+    def _on_stop_signal(self, number: int, frame: "Any") -> None:
+        self.stop_signal = number
 
     def _drain_wake_pipe(self) -> None:
         try:
             os.read(self.wake_fd, 4096)
         except OSError:
             pass
+        if self.stop_signal:
+            raise ControllerGone("ended by signal %d" % self.stop_signal)
         self.child_died = True
 
     # ---- timers
 
-    def _at(self, when: float, what: "Callable[[], None]") -> None:
+    def _at(self, when: float, what: "Callable[[], None]", task: "Optional[Task]" = None) -> None:
         self.timer_serial += 1
-        heapq.heappush(self.timers, (when, self.timer_serial, what))
+        heapq.heappush(self.timers, (when, self.timer_serial, what, task))
+        if len(self.timers) > 4 * len(self.tasks) + 100:  # most are of calls that have ended
+            self.timers = [timer for timer in self.timers if timer[3] is None or timer[3].id in self.tasks]
+            heapq.heapify(self.timers)
 
     def _run_timers(self, now: float) -> None:
         while self.timers and self.timers[0][0] <= now:
@@ -270,7 +287,9 @@ class Broker:
             self.waiting.append(task)
 
     def _on_data(self, frame: Data) -> None:
-        task = self.tasks[frame.id]
+        task = self.tasks.get(frame.id)
+        if task is None:
+            return  # ended by what was read together with this
         if frame.last:
             task.whole = True
         if task.worker is not None:
@@ -289,9 +308,10 @@ class Broker:
             self._close_session(frame.id, frame.grace_ms / 1000.0)
             return
         task = self.tasks.get(frame.id)
-        if task is None:
-            if self.connection.drop(frame.id):  # it is over, but its result was still on the way
+        if task is None:  # it is over, but its result or what it printed may still be on the way
+            if self.connection.drop(frame.id):
                 self._end_id(frame.id, CANCELLED)
+            self.connection.disown_output(frame.id)
         elif not task.cancelled:
             self._cancel(task, frame)
 
@@ -324,7 +344,9 @@ class Broker:
         self.closing = True
         self.close_grace = frame.grace_ms / 1000.0
         for task in list(self.tasks.values()):
-            if not task.cancelled:
+            if task.cancelled:
+                self._at(time.monotonic() + self.close_grace, self._terminator(task), task)
+            else:
                 self._cancel(task, Cancel(task.id, frame.grace_ms, frames.BY_CALLER, b"the host was closed"))
         for id in list(self.sessions):
             self._close_session(id, self.close_grace)
@@ -350,7 +372,7 @@ class Broker:
     def _watch_deadline(self, task: Task) -> None:
         deadline = task.deadline
         assert deadline is not None
-        self._at(deadline + BACKSTOP, lambda: self._deadline_passed(task, deadline))
+        self._at(deadline + BACKSTOP, lambda: self._deadline_passed(task, deadline), task)
 
     def _deadline_passed(self, task: Task, deadline: float) -> None:
         if task.deadline == deadline and self.tasks.get(task.id) is task and not task.cancelled:
@@ -361,6 +383,7 @@ class Broker:
         """First rung: ask.  What has not started never will."""
         task.cancelled = True
         task.torn = self.connection.drop(task.id)
+        self.connection.disown_output(task.id)
         worker = task.worker
         if worker is None or not task.whole:
             if worker is not None:
@@ -372,7 +395,7 @@ class Broker:
         if frame.cause == frames.BY_DEADLINE:
             self._ask_for_stack(worker)
         worker.tell(frame, _signal.SIGURG)
-        self._at(time.monotonic() + frame.grace_ms / 1000.0, lambda: self._terminate(task))
+        self._at(time.monotonic() + frame.grace_ms / 1000.0, self._terminator(task), task)
 
     def _ask_for_stack(self, worker: Worker) -> None:
         """Why was it slow?  The answer is read with the call's end."""
@@ -381,12 +404,15 @@ class Broker:
         if STACK is not None:
             reaper.signal_one(worker.pid, STACK)
 
+    def _terminator(self, task: Task) -> "Callable[[], None]":
+        return lambda: self._terminate(task)
+
     def _terminate(self, task: Task) -> None:
         """Second rung: SIGTERM to the worker's group."""
-        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
+        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired and not task.killed:
             task.killed = True
             reaper.kill_group(task.worker.pid, _signal.SIGTERM)
-            self._at(time.monotonic() + TERM_TO_KILL, lambda: self._kill(task))
+            self._at(time.monotonic() + TERM_TO_KILL, lambda: self._kill(task), task)
 
     def _kill(self, task: Task) -> None:
         """Last rung: SIGKILL to everything."""
@@ -441,28 +467,47 @@ class Broker:
         if self.waiting and self._may_fork():
             plain = [w for w in self.workers if not w.session and not w.retired]
             if not plain or now - self.waiting[0].arrived >= PATIENCE:
-                self._assign(self.waiting.popleft(), self._fork())
+                worker = self._fork(self.waiting[0])
+                if worker is not None:
+                    self._assign(self.waiting.popleft(), worker)
 
     def _may_fork(self) -> bool:
+        if time.monotonic() < self.fork_again_at:
+            return False
         limit: "int" = self.configuration["workers"]
         return sum(not w.session for w in self.workers) < limit
 
     def _start_sessions(self) -> None:
-        for id, queue in self.session_queues.items():
+        for id, queue in list(self.session_queues.items()):
             while queue and queue[0].id not in self.tasks:
                 queue.popleft()
             worker = self.sessions[id]
             if worker is None:
-                worker = self.sessions[id] = self._fork()
+                if time.monotonic() < self.fork_again_at:
+                    continue
+                worker = self.sessions[id] = self._fork(queue[0] if queue else None)
+                if worker is None:
+                    continue
                 worker.session = id
             if queue and worker.task is None and not worker.retired:
                 self._assign(queue.popleft(), worker)
 
-    def _fork(self) -> Worker:
+    def _fork(self, task: "Optional[Task]") -> "Optional[Worker]":
+        """A new worker; None if there is no room for one now.  Then *task* fails, unless others will be free."""
         self.serial += 1
         worker = Worker(self.serial, self.configuration["agent"])
         self._prepare_fork()
-        worker.fork(self.configuration, self.bundles)
+        try:
+            worker.fork(self.configuration, self.bundles)
+        except OSError as exc:
+            self.fork_again_at = time.monotonic() + FORK_AGAIN
+            self._at(self.fork_again_at, lambda: None)
+            self._note(WARNING, "cannot start another worker: %s" % exc)
+            if task is not None and (task.session or not self.workers):
+                from trickle._agent import results
+
+                self._end_task(task.id, RAISED, 0, results.describe_exception(exc))
+            return None
         self.workers.append(worker)
         for fd in worker.descriptors():
             self.by_fd[fd] = worker
@@ -516,6 +561,8 @@ class Broker:
     def _retire(self, worker: Worker, patience: float = TERM_TO_KILL) -> Reaping:
         """End a worker with all that it started: SIGTERM to what is left, and after *patience* seconds SIGKILL."""
         worker.retired = True
+        if worker not in self.workers:
+            return next(reaping for reaping in self.reapings if reaping.worker is worker)
         self.workers.remove(worker)
         now = time.monotonic()
         reaping = Reaping(worker, now, now + patience)
@@ -534,6 +581,20 @@ class Broker:
                 self._on_death(worker, status)
         for reaping in self.reapings:
             reaping.look = 0.0
+        if os.getpid() == 1:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """In a container without an init, what has lost its parent falls to us."""
+        ours = {worker.pid for worker in self.workers} | {reaping.worker.pid for reaping in self.reapings}
+        while True:
+            try:
+                info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except OSError:
+                return
+            if info is None or info.si_pid in ours:
+                return
+            os.waitpid(info.si_pid, os.WNOHANG)
 
     def _on_death(self, worker: Worker, status: int) -> None:
         task = worker.task
@@ -644,6 +705,7 @@ class Broker:
         task = worker.task
         if isinstance(frame, Ask):
             if frame.bundles < len(self.bundles):
+                worker.bundles = frame.bundles
                 worker.give_bundles(self.bundles)  # perhaps it is in what others have asked for
             else:
                 self.connection.control(frame)
@@ -668,7 +730,7 @@ class Broker:
             verdict = CANCELLED
         if verdict == CANCELLED:
             payload = worker.read_stack()
-        if frame.detail & TAINTED or task.killed:
+        if frame.detail & TAINTED or task.killed or worker.retired:
             self._retire(worker).end = (task.id, verdict, 0, payload)
             if worker.session in self.sessions:
                 self._lose_session(worker.session)
@@ -682,19 +744,24 @@ class Broker:
         self._end_task(task.id, verdict, 0, b"")
 
     def _end_task(self, id: int, verdict: int, detail: int, payload: bytes) -> None:
-        if self.tasks.pop(id, None) is not None:
+        task = self.tasks.pop(id, None)
+        if task is not None:
+            task.parts = []
             self._end_id(id, verdict, detail, payload)
 
     # ---- output
 
     def _label(self, worker: Worker) -> int:
-        """The call that what a worker writes belongs to; 0 between calls."""
+        """The call that what a worker writes belongs to; 0 between calls, and when nothing may hold its End up."""
         task = worker.task
-        return task.id if task is not None and self.connection.is_open(task.id) else 0
+        return task.id if task is not None and not task.cancelled and self.connection.is_open(task.id) else 0
 
     def _read_output(self, worker: Worker, fd: int) -> bool:
         """Pass on what one output pipe holds; False at its end."""
         blocks = worker.read_output(fd)
+        task = worker.task
+        if task is not None and task.cancelled and self.connection.pending(0) > OUTPUT_LIMIT:
+            return blocks is not None  # nobody takes it, and its call has to come to its end
         for block in blocks or ():
             self._queue_output(worker, Output(self._label(worker), worker.outputs[fd].stream, 0, block))
         return blocks is not None
@@ -722,7 +789,8 @@ class Broker:
 
     def _throttle(self, worker: Worker) -> None:
         """Do not read a worker whose call has more waiting for the pipe than it may; its writes then block."""
-        full = self.connection.pending(self._label(worker)) > OUTPUT_LIMIT
+        task = worker.task
+        full = self.connection.pending(self._label(worker)) > OUTPUT_LIMIT and not (task and task.cancelled)
         if full == worker.throttled or worker.retired:
             return
         worker.throttled = full
@@ -775,7 +843,7 @@ class Broker:
 
 
 class ControllerGone(Exception):
-    """The lease has run out."""
+    """The lease has run out, or somebody here ends us."""
 
 
 def exit_status(pid: int) -> "Optional[int]":
@@ -820,9 +888,24 @@ def _about_this_host() -> bytes:
     return "\n".join("%s=%s" % item for item in about.items()).encode("utf-8", "surrogateescape")
 
 
+def _raise_descriptor_limit() -> "Optional[Tuple[int, int]]":
+    """Have as many descriptors as we may: each worker takes seven.  Returns what it was, for the workers."""
+    try:
+        import resource  # not in every Python
+    except ImportError:
+        return None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    except (OSError, ValueError):
+        return None
+    return limits
+
+
 def main(stdin: "Any", configuration: "Dict[str, Any]") -> None:
     """Be the broker.  *stdin* may hold bytes that were read ahead with the boot code."""
     _signal.alarm(0)  # the boot line's own deadline
+    configuration["descriptor_limits"] = _raise_descriptor_limit()
     broker = Broker(configuration)
     os.set_blocking(0, False)
     received = stdin.peek() or b""

@@ -71,13 +71,19 @@ class Worker:
     def fork(self, configuration: "Dict[str, Any]", bundles: "List[bytes]") -> None:
         """Start the process.  In the child this never returns."""
         ours, theirs = _socket.socketpair()
-        life_read, self.life = os.pipe()  # its end tells the worker's group of our death
-        control_read, self.control = os.pipe()
-        out_read, out_write = os.pipe()
-        error_read, error_write = os.pipe()
-        self.stack, stack_write = os.pipe()
+        opened: "List[int]" = []
+        try:
+            for _ in range(5):
+                opened += os.pipe()
+            self.pid = os.fork()
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        # The life pipe's end tells the worker's group of our death.
+        life_read, self.life, control_read, self.control, out_read, out_write = opened[:6]
+        error_read, error_write, self.stack, stack_write = opened[6:]
         self.bundles = len(bundles)
-        self.pid = os.fork()
         if not self.pid:
             try:
                 link = _settle(theirs, control_read, life_read, out_write, error_write, stack_write)
@@ -175,9 +181,11 @@ class Worker:
         return [frames.frame_of(*raw) for raw in self.decoder.feed(data)]
 
     def read_output(self, fd: int) -> "Optional[List[bytes]]":
-        """Blocks of lines that have come out of one output pipe; None if nothing has."""
+        """Blocks of whole lines that have come out of one output pipe; None at its end."""
         try:
             data = os.read(fd, READ_SIZE)
+        except BlockingIOError:
+            return []
         except OSError:
             return None
         return self.outputs[fd].feed(data) if data else None
@@ -187,7 +195,8 @@ def _settle(link: "_socket.socket", control: int, life: int, out: int, error: in
     """Put the child's descriptors at 0 to 6, close all others, and lead a session that dies with the broker."""
     os.setsid()
     _signal.set_wakeup_fd(-1)
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, _signal.SIG_DFL)
     # Out of each other's way first: one of them may be where another goes.
     held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (out, error, link.fileno(), control, life, stack)]
     for target, fd in enumerate(held, 1):

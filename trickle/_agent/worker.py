@@ -45,7 +45,6 @@ class Worker:
         self.bundles = 0  # how many have been received, in whole
         self._bundle: "List[bytes]" = []
         self._decoder = Decoder()
-        self._control_decoder = Decoder()
         self._calls: "List[Tuple[int, int, bytes]]" = []
         self._parts: "List[bytes]" = []
         self._begun: "Optional[Begin]" = None
@@ -55,6 +54,8 @@ class Worker:
         self._writing = False  # the main thread is writing a frame, which must not be torn
         self._cancel: "Optional[Cancel]" = None
         self._raised = False
+        self._tainted = False
+        self._importing = False
         self._stopper: "Optional[Callable[[], None]]" = None
         self._deadline: "Optional[float]" = None
         self._renewed: "Tuple[int, Optional[float]]" = (0, None)
@@ -113,6 +114,8 @@ class Worker:
 
     def _fetch(self, name: str) -> None:
         """Ask for a module, and return when the importer has an answer for it."""
+        if os.getpid() != self.pid:
+            raise ImportError("%s: a forked process cannot ask the controller; import it before" % name, name=name)
         asked_at = -1
         while not self.importer.has_answer(name):
             if asked_at != self.bundles:
@@ -130,6 +133,8 @@ class Worker:
 
     def send(self, *to_send: "frames.Frame") -> None:
         """Write whole frames, from any thread; a cancel that comes meanwhile waits until they are out."""
+        if os.getpid() != self.pid:
+            return  # a fork: the link is not its own
         in_main_thread = _thread.get_ident() == self.main_thread
         if in_main_thread:
             self._writing = True
@@ -153,13 +158,13 @@ class Worker:
         while len(view) > CHUNK:
             parts.append(Data(id, 0, 0, view[:CHUNK]))  # type: ignore[arg-type]
             view = view[CHUNK:]
-        parts.append(End(id, verdict, TAINTED if self._raised else 0, view))  # type: ignore[arg-type]
+        parts.append(End(id, verdict, TAINTED if self._tainted else 0, view))  # type: ignore[arg-type]
         self.send(*parts)
 
     # ---- one call
 
     def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
-        self._raised = False
+        self._raised = self._tainted = self._importing = False
         self._deadline = _deadline_after(timeout_ms)
         os.environ[MARK] = "%s.%d" % (self.mark, id)
         if _signal.getsignal(WAKE) is not on_wake:
@@ -189,10 +194,20 @@ class Worker:
             self._armed = 0
             if os.getpid() != self.pid:
                 leave_fork(exc)
-            if isinstance(exc, remote.CallCancelled) or (self._raised and isinstance(exc, KeyboardInterrupt)):
+            if self._tainted and isinstance(exc, (remote.CallCancelled, KeyboardInterrupt)):
                 return frames.CANCELLED, b""
+            return frames.RAISED, self._describe(exc)
+
+    def _describe(self, exc: BaseException) -> bytes:
+        try:
             self._explain(exc)
-            return frames.RAISED, results.describe_exception(exc)
+            return results.describe_exception(exc)
+        except BaseException as problem:  # of its own attributes' making
+            kind = "%s.%s" % (type(exc).__module__, type(exc).__qualname__)
+            stand_in = RuntimeError(
+                "an error of class %s, which raised %r when it was looked at" % (kind, type(problem))
+            )
+            return results.describe_exception(stand_in)
 
     def _explain(self, exc: BaseException) -> None:
         """Say what the controller knows of a module that it did not send."""
@@ -200,11 +215,19 @@ class Worker:
             reason = self.importer.why_missing(exc.name)
             if reason and isinstance(exc.msg, str):
                 exc.msg = "%s (%s)" % (exc.msg, reason)
+        if self._importing and isinstance(exc, Exception):
+            note = "(raised while the call's code was imported, by Python %d.%d.%d)" % sys.version_info[:3]
+            try:
+                exc.__notes__ = [*getattr(exc, "__notes__", ()), note]
+            except (AttributeError, TypeError):
+                pass  # it has no room for one
 
     def _perform(self, payload: bytes) -> bytes:
         asked_for, call = split_options(payload)
         with options.Surroundings(asked_for):
+            self._importing = True
             fn, args, kwargs = functions.loads_call(call)
+            self._importing = False
             value = fn(*args, **kwargs)
             if asynchronous.is_coroutine(value):
                 value = asynchronous.run(value, self._set_stopper)
@@ -222,7 +245,8 @@ class Worker:
             data = os.read(self.control, READ_SIZE)
         except OSError:
             return  # nothing there
-        for raw in self._control_decoder.feed(data):
+        # Frames are written there in one piece each.  A decoder that remembers would be torn by a signal in here.
+        for raw in Decoder().feed(data):
             frame = frames.frame_of(*raw)
             # Kept whichever call is armed: it may be for one that has not been read from the link yet.
             if isinstance(frame, Cancel):
@@ -238,7 +262,7 @@ class Worker:
     def _raise_if_cancelled(self, frame: "Any" = None) -> None:
         if self._cancel is None or self._raised or self._writing or self._cancel.id != self._armed:
             return
-        self._raised = True
+        self._raised = self._tainted = True
         if self._stopper is not None:
             self._stopper()
             return
@@ -266,7 +290,7 @@ class Worker:
 
     def check_cancelled(self) -> None:
         if self._armed and self._cancel is not None and self._cancel.id == self._armed:
-            self._raised = True
+            self._tainted = True
             raise self._cancellation()
 
     def time_left(self) -> float:
@@ -316,6 +340,13 @@ def _open_streams() -> None:
         setattr(sys, "__%s__" % name, stream)
 
 
+def _restore_descriptor_limit(limits: "Optional[Tuple[int, int]]") -> None:
+    if limits is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 def _open_site() -> None:
     """Give this process the ``sys.path`` that a plain ``python3`` has here; the broker runs with -I -S."""
     import site
@@ -327,6 +358,7 @@ def _open_site() -> None:
         if site.ENABLE_USER_SITE:
             known = site.addusersitepackages(known) or known
         site.addsitepackages(known)
+        site.setquit()
     except Exception as exc:  # a broken .pth file is not a reason to run nothing
         sys.stderr.write("trickle: site-packages of this host: %r\n" % (exc,))
     sys.path[0:0] = extra
@@ -352,6 +384,7 @@ def main(
 ) -> None:
     """Be a worker until the broker closes the link."""
     global _this
+    _restore_descriptor_limit(configuration.get("descriptor_limits"))
     _open_streams()
     sys.argv = [""]
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)

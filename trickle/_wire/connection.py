@@ -243,8 +243,12 @@ class Connection:
         return True
 
     def _count_bulk(self, frame: Frame) -> None:
-        if isinstance(frame, BULK):
+        if isinstance(frame, BULK) and not isinstance(frame, frames.Output):
             self._unacked += len(frame.payload)
+
+    def delivered(self, frame: "frames.Output") -> None:
+        """What was printed has reached whom it is for: only then it makes room for more."""
+        self._unacked += len(frame.payload)
 
     def _move(self, frame: Frame, speaker: str) -> str:
         """Take the frame's step in the life of its call, and return the state after it."""
@@ -353,6 +357,18 @@ class Connection:
             call.ending = False
             self._line_up(call)  # what is left may go without credit
         return torn
+
+    def disown_output(self, id: int) -> None:
+        """Have what this call has printed go out as no call's, so that its End need not wait for that."""
+        call = self._calls.get(id)
+        if call is None:
+            return
+        output = [item for item in call.queue if isinstance(item, (frames.Output, frames.Record))]
+        call.queue = deque(item for item in call.queue if not isinstance(item, (frames.Output, frames.Record)))
+        call.queued = sum(_size(item) for item in call.queue)
+        for frame in output:
+            self._enqueue(self._link_bulk, type(frame)(0, frame[1], frame[2], frame.payload))
+        self._line_up(call)
 
     def bulk(self, frame: Frame) -> None:
         """Send Data, Output or a Record, behind what this call has sent before."""
