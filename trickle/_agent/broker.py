@@ -483,16 +483,16 @@ class Broker:
                 queue.popleft()
             worker = self.sessions[id]
             if worker is None:
-                if time.monotonic() < self.fork_again_at:
+                if not queue or time.monotonic() < self.fork_again_at:
                     continue
-                worker = self.sessions[id] = self._fork(queue[0] if queue else None)
+                worker = self.sessions[id] = self._fork(queue[0])
                 if worker is None:
                     continue
                 worker.session = id
             if queue and worker.task is None and not worker.retired:
                 self._assign(queue.popleft(), worker)
 
-    def _fork(self, task: "Optional[Task]") -> "Optional[Worker]":
+    def _fork(self, task: Task) -> "Optional[Worker]":
         """A new worker; None if there is no room for one now.  Then *task* fails, unless others will be free."""
         self.serial += 1
         worker = Worker(self.serial, self.configuration["agent"])
@@ -503,7 +503,7 @@ class Broker:
             self.fork_again_at = time.monotonic() + FORK_AGAIN
             self._at(self.fork_again_at, lambda: None)
             self._note(WARNING, "cannot start another worker: %s" % exc)
-            if task is not None and (task.session or not self.workers):
+            if task.session or not self.workers:
                 from trickle._agent import results
 
                 self._end_task(task.id, RAISED, 0, results.describe_exception(exc))

@@ -12,7 +12,7 @@ from trickle._wire.frames import CHUNK, DIED, Decoder, Modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional
+    from typing import Any, Dict, List, Optional, Tuple
 
 LINUX = sys.platform.startswith("linux")
 F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
@@ -197,8 +197,10 @@ def _settle(link: "_socket.socket", control: int, life: int, out: int, error: in
     _signal.set_wakeup_fd(-1)
     for number in (_signal.SIGCHLD, _signal.SIGTERM, _signal.SIGHUP):
         _signal.signal(number, _signal.SIG_DFL)
-    # Out of each other's way first: one of them may be where another goes.
-    held = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (out, error, link.fileno(), control, life, stack)]
+    mine = (out, error, link.fileno(), control, life, stack)
+    close_from(3, mine)  # first of all, since there may be none left to have
+    # Out of each other's way: one of them may be where another goes.
+    held = [fcntl.fcntl(fd, fcntl.F_DUPFD, LOWEST_FREE) for fd in mine]
     for target, fd in enumerate(held, 1):
         os.dup2(fd, target, target < 3)  # inheritable: what a call starts prints to 1 and 2
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -220,15 +222,14 @@ def _settle(link: "_socket.socket", control: int, life: int, out: int, error: in
     return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=3)
 
 
-def close_from(lowest: int) -> None:
-    """Close every descriptor from *lowest* up."""
+def close_from(lowest: int, keep: "Tuple[int, ...]" = ()) -> None:
+    """Close every descriptor from *lowest* up but for those to *keep*."""
     try:
         names = os.listdir("/proc/self/fd" if LINUX else "/dev/fd")
     except OSError:
-        os.closerange(lowest, 1024)
-        return
+        names = [str(fd) for fd in range(1024)]
     for fd in map(int, names):
-        if fd >= lowest:
+        if fd >= lowest and fd not in keep:
             try:
                 os.close(fd)
             except OSError:

@@ -1,0 +1,133 @@
+"""For tests of programs that use trickle: a host in memory, and faults that are scripted.
+
+Not imported by ``import trickle``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+import trio
+
+from trickle._host import Host, HostCore, open_core
+from trickle._link import Link
+from trickle._memory_agent import prepare_remote
+from trickle._memory_tunnel import (
+    Fault,
+    Garbage,
+    LinkLost,
+    Memory,
+    MemoryTunnel,
+    Silence,
+    SlowLink,
+    Unreachable,
+    WorkerKilled,
+)
+from trickle._settings import CallOptions, OpenSettings, Sink
+
+__all__ = [
+    "Fault",
+    "Garbage",
+    "LinkLost",
+    "Silence",
+    "SlowLink",
+    "Unreachable",
+    "WorkerKilled",
+    "open_memory_host",
+]
+
+
+@contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_memory_host(
+    *,
+    faults: Sequence[Fault] = (),
+    name: str = "memory",
+    wait: bool = True,
+    connect_timeout: float = 30.0,
+    heartbeat: float = 10.0,
+    lease: float = 60.0,
+    workers: int = 16,
+    max_open: int = 256,
+    max_payload: int = 512 * 2**20,
+    output: Sink | None = None,
+) -> AsyncIterator[Host]:
+    """A host without a process or a pipe, for the time of the block; it works under ``trio.testing.MockClock``.
+
+    All that this end of trickle does is real, and the agent at the other end keeps a real one's rules: verdicts, grace
+    periods, deadlines, the lease, the limit of workers, sessions.  But functions run in this process:
+
+    - Arguments and results are copies, as ever, but modules and their globals are shared with this program.
+    - An ``async def`` function runs as a task of this program's own trio.  A cancellation reaches it at checkpoints.
+      After the grace period its shields no longer hold, and what swallows even that is left where it is; tasks
+      of its own that do so cannot be stopped, and hold up the end of the block.
+    - A plain function runs to its end at once.  It must be quick: nothing interrupts it, and all else waits for it.
+    - What it prints goes where this program's prints go.  ``env=`` and ``cwd=`` are for plain functions alone.
+
+    Args:
+      faults: what is to go wrong.  Each strikes once, on whatever connection is up.
+      name: what the host is called.
+      wait: as for ``open_host``, and so are the arguments below.
+      connect_timeout: seconds in which the agent must have answered.
+      heartbeat: seconds between signs of life, both ways.
+      lease: seconds of silence after which each end takes the other for lost.
+      workers: how many plain calls run at once; more of them wait.
+      max_open: how many sessions may be open at once.
+      max_payload: bytes that the arguments or the result of one call may take.
+      output: where printed lines would go.
+
+    Raises:
+      ConnectError: the host is Unreachable.
+    """
+    prepare_remote()
+    settings = OpenSettings(
+        wait=wait,
+        connect_timeout=connect_timeout,
+        heartbeat=heartbeat,
+        lease=lease,
+        workers=workers,
+        max_open=max_open,
+        max_payload=max_payload,
+        output=output,
+    )
+    raised: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        memory = Memory(nursery, tuple(faults))
+        try:
+            async with open_core(MemoryTunnel(name=name), settings, memory.start) as core:
+                _send_no_modules(core)
+                host = Host(core, CallOptions())
+                if wait:
+                    await host.wait_connected()
+                yield host
+        except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
+            raised = exc
+        await memory.end()
+    if raised is not None:
+        raise raised
+
+
+class _Everything(frozenset[str]):
+    """The modules that an agent in this process has."""
+
+    def __ge__(self, other: object) -> bool:
+        return True
+
+
+def _send_no_modules(core: HostCore) -> None:
+    """The agent has them, and packing them takes a thread, for which no mock clock waits."""
+    start_link = core._start_link
+
+    def start_link_to_memory() -> Link:
+        link = start_link()
+        link._bundled = _Everything()
+        return link
+
+    core.link._bundled = _Everything()
+    core._start_link = start_link_to_memory  # type: ignore[method-assign]
+
+
+for _name in __all__:
+    globals()[_name].__module__ = __name__  # as users know it
+del _name
