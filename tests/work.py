@@ -189,9 +189,15 @@ def end_the_broker():
 
 def use_a_stand_in():
     import trickle
+    import trickle.testing
+    from trickle.abc import Tunnel
 
     class Named:
         host: "trickle.Host"
+        tunnel: Tunnel
+
+    class Own(Tunnel):
+        pass
 
     tunnel = trickle.SSH("web1")
     try:
@@ -251,3 +257,57 @@ def import_in_fork_and_here():
         os._exit(0)
     status = os.waitpid(pid, 0)[1] >> 8
     return status, importlib.import_module("tests.torture").__name__
+
+
+def keep_reason(path):
+    from trickle import remote
+
+    write_file(path + ".started", "x")
+    try:
+        time.sleep(3600)
+    except remote.CallCancelled as exc:
+        write_file(path, str(exc.reason))
+        raise
+
+
+def check_in_thread(path):
+    from trickle import remote
+
+    def loop():
+        try:
+            while True:
+                time.sleep(0.01)
+                remote.check_cancelled()
+        except BaseException as exc:
+            write_file(path, type(exc).__name__)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    write_file(path + ".started", "x")
+    try:
+        time.sleep(3600)
+    finally:
+        thread.join()
+
+
+def import_by_name(name):
+    import importlib
+
+    return importlib.import_module(name).__name__
+
+
+def fault():
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def exhaust_memory():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+    return len([bytearray(1 << 28) for _ in range(100)])
+
+
+def hold_the_gil():
+    return sum(range(10**13))

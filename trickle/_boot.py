@@ -8,6 +8,8 @@ import importlib.resources
 import zlib
 from collections.abc import Mapping
 
+from trickle._parsing import parse
+
 # Given to the far end's Python.  It has under 200 characters and neither quote, backslash, '!' nor newline, so that
 # it passes through any number of shells.  It skips the line "exit 86", which is there for a shell that reads our
 # bytes by mistake; it ends by itself after 60 s (SIGALRM) or when the bytes are not what was sent (status 85).
@@ -83,7 +85,7 @@ def _read(path: str) -> str:
 def _lean(source: str) -> str:
     """*source* without comments and docstrings, every line where it was: tracebacks over there stay right."""
     lines = source.splitlines()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             text = node.body[0]
             assert text.end_lineno is not None

@@ -4,6 +4,8 @@ import ast
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from trickle._parsing import parse
+
 
 class StaticImport(NamedTuple):
     """One module that source code names in an import statement."""
@@ -22,7 +24,7 @@ def static_imports(source: str, name: str, is_package: bool) -> tuple[StaticImpo
     if "import" not in source:
         return ()
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return ()
     package = name if is_package else name.rpartition(".")[0]

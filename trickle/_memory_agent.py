@@ -7,6 +7,7 @@ becomes of them on the way, and when the tunnel ends, is _memory_tunnel.py's job
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import heapq
 import math
 import sys
@@ -573,12 +574,10 @@ class Steps:
 
     def _leave(self) -> None:
         """Never resume the coroutine: this task is then in none of the scopes that it is still in."""
-        _left_behind.append(self._coroutine)  # to throw it away would be to ask it once more
+        # Neither may it be thrown away, not even at the end of the program: that would be to ask it once more.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._coroutine))
         assert self._run.task is not None
         self._run.task._activate_cancel_status(self._run.scope._cancel_status)
-
-
-_left_behind: list[Coroutine[Any, Any, Any]] = []
 
 
 def strike(run: Run) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
+from trickle._parsing import parse
+
 from ._agent.functions import compile_snippet
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -123,7 +125,7 @@ class SourceFile:
         self._bindings: dict[str, list[ast.stmt]] = {}
         self._features: tuple[str, ...] = ()
         try:
-            tree = ast.parse(text)
+            tree = parse(text)
         except (SyntaxError, ValueError, RecursionError):
             return  # what was compiled from it once is not there any more
         self._index_functions(tree)

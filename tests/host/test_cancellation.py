@@ -4,7 +4,9 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import trio.lowlevel
 import trickle
 from tests import work
 from tests.hosts import file_appears, is_running, local, process_ends, running_below
+from trickle._modules import ModuleServer
 
 
 async def test_a_cancelled_call_is_over_when_its_scope_exits(tmp_path: Path) -> None:
@@ -341,19 +344,14 @@ async def test_a_scope_around_open_host_that_is_cancelled_in_mid_call_gets_its_v
 async def test_a_body_that_raises_ends_the_calls_and_raises_as_itself(tmp_path: Path) -> None:
     path = tmp_path / "started"
 
-    with pytest.raises(ZeroDivisionError):
-        async with trio.open_nursery() as nursery, trickle.open_host(local()) as host:
-            nursery.start_soon(_call_and_expect_close, host, path)
-            pid = int(await file_appears(path))
-            raise_from = ZeroDivisionError("body")
-            try:
-                raise raise_from
-            except ZeroDivisionError:
-                nursery.cancel_scope.shield = False
-                await trio.lowlevel.checkpoint()
-                body_error = raise_from
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ZeroDivisionError):
+            async with trickle.open_host(local()) as host:
+                nursery.start_soon(_call_and_expect_close, host, path)
+                pid = int(await file_appears(path))
+                raise ZeroDivisionError
+
         assert not is_running(pid)
-        raise body_error
 
 
 async def _call_and_expect_close(host: trickle.Host, path: Path) -> None:
@@ -452,7 +450,7 @@ def _work_a_little(seconds):  # type: ignore[no-untyped-def]
 async def test_a_killed_controller_leaves_nothing(tmp_path: Path) -> None:
     script = tmp_path / "controller.py"
     script.write_text(_CONTROLLER)
-    paths = [tmp_path / f"started{number}" for number in range(3)]
+    paths = [tmp_path / f"started{number}" for number in range(20)]
 
     async with trio.open_nursery() as nursery:
         process = await nursery.start(_run_python, script, tmp_path)
@@ -485,7 +483,7 @@ def run(path):
     time.sleep(3600)
 
 async def main():
-    names = [f"started{number}" for number in range(3)]
+    names = [f"started{number}" for number in range(20)]
     tunnels = [trickle.Local(name, python=sys.executable) for name in names]
     async with trickle.open_group(tunnels) as group, trio.open_nursery() as nursery:
         for name, host in group.items():
@@ -575,13 +573,17 @@ async def test_a_call_cancelled_while_connecting_leaves_those_alone_who_wait(tmp
             await host.wait_connected()
             results.append(await session.call(work.add, 1, 2))
 
+    async def let_it_connect() -> None:
+        await trio.sleep(0.5)  # the cancelled call below waits for the first frame
+        (tmp_path / "go").touch()
+
     async with trickle.open_host(slow, wait=False) as host, trio.open_nursery() as nursery:
         nursery.start_soon(use_session, host)
+        nursery.start_soon(let_it_connect)
         with trio.move_on_after(0.2):
             await host.call(work.pid)
         with pytest.raises(trickle.Unsendable):
             await host.call(work.size_of, (number for number in ()))
-        (tmp_path / "go").touch()
 
     assert results == [3]
 
@@ -624,3 +626,76 @@ try:
 except BaseException as exc:
     print(type(exc).__name__)
 """
+
+
+async def test_a_call_that_waits_for_a_module_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def answer(self: ModuleServer, name: str) -> bytes | None:
+        asked.set()
+        go_on.wait(60)
+        return answer_at_once(self, name)
+
+    answer_at_once = ModuleServer.answer
+    monkeypatch.setattr(ModuleServer, "answer", answer)
+
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.import_by_name, "tests.far_async")
+            while not asked.is_set():
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().verdicts == {"cancelled": 1}
+        go_on.set()
+        assert await host.call(work.import_by_name, "tests.torture") == "tests.torture"
+
+
+async def test_a_large_call_that_waits_for_room_never_starts_when_cancelled(tmp_path: Path) -> None:
+    async with trickle.open_host(local(), workers=1) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.call, work.say_and_run, str(tmp_path / "first"))
+        await file_appears(tmp_path / "first")
+        with trio.move_on_after(0.3):
+            await host.call(work.size_of, bytes(10_000_000))
+        verdicts = dict(host.statistics().verdicts)
+        nursery.cancel_scope.cancel()
+
+    assert verdicts == {"never started": 1}
+
+
+async def test_heartbeats_do_not_wait_behind_bulk() -> None:
+    async with trickle.open_host(local(), heartbeat=0.1, lease=1.0) as host:
+        for _ in range(5):
+            assert len(await host.call(bytes, bytes(30_000_000))) == 30_000_000
+
+
+async def test_a_segmentation_fault_is_told_and_leaves_the_host_usable() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.WorkerDied) as caught:
+            await host.call(work.fault)
+
+        assert caught.value.signal == signal.SIGSEGV
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_worker_that_runs_out_of_memory_is_told() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.RemoteError, match="MemoryError"):
+            await host.call(work.exhaust_memory)
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_deadline_says_where_the_call_was_also_while_it_held_the_gil(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "trickle")
+
+    async with trickle.open_host(local("web1")) as host:
+        await host.call(work.pid)
+        with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(0.5):
+            await host.options(grace_period=0.1).call(work.hold_the_gil)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "web1: at its deadline the call was here" in shown
+    assert "in hold_the_gil" in shown
+    assert "web1: call 2: killed" in caplog.text
+    assert "in hold_the_gil" in caplog.text

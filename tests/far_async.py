@@ -1,0 +1,48 @@
+"""``async def`` functions that tests run over there, under trio."""
+
+import trio
+
+
+async def sleep_and_say(seconds: float) -> str:
+    await trio.sleep(seconds)
+    return "slept"
+
+
+async def start_and_sleep(path: str) -> None:
+    _write(path, "started")
+    await trio.sleep_forever()
+
+
+async def clean_up(path: str, seconds: float) -> None:
+    _write(path + ".started", "started")
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
+        _write(path, "clean")
+
+
+async def fail() -> None:
+    await trio.sleep(0)
+    raise LookupError("async")
+
+
+async def two_tasks() -> list[int]:
+    numbers: list[int] = []
+
+    async def add(number: int) -> None:
+        numbers.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(add, 1)
+        nursery.start_soon(add, 2)
+    return sorted(numbers)
+
+
+def _write(path: str, text: str) -> None:
+    import os
+
+    with open(path + ".new", "w") as file:
+        file.write(text)
+    os.rename(path + ".new", path)

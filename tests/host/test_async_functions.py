@@ -1,0 +1,99 @@
+"""``async def`` functions run under trio over there; the cancel that reaches them is trio's own."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests import far_async, pythons, work
+from tests.hosts import file_appears, local
+from tests.requirements import require
+from trickle import _async_support
+
+
+async def test_an_async_function_returns_and_raises_as_a_plain_one() -> None:
+    async with trickle.open_host(local()) as host:
+        assert await host.call(far_async.sleep_and_say, 0.01) == "slept"
+        assert await host.call(far_async.two_tasks) == [1, 2]
+        with pytest.raises(LookupError, match="async"):
+            await host.call(far_async.fail)
+
+
+async def test_a_cancelled_async_function_is_over(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, far_async.start_and_sleep, str(tmp_path / "started"))
+            await file_appears(tmp_path / "started")
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().verdicts == {"cancelled": 1}
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_shielded_cleanup_is_honoured_within_the_grace_period(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, far_async.clean_up, str(tmp_path / "clean"), 0.2)
+            await file_appears(tmp_path / "clean.started")
+            nursery.cancel_scope.cancel()
+
+        assert (tmp_path / "clean").read_text() == "clean"
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_shielded_cleanup_beyond_the_grace_period_is_killed(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            view = host.options(grace_period=0.2)
+            nursery.start_soon(view.call, far_async.clean_up, str(tmp_path / "clean"), 3600.0)
+            await file_appears(tmp_path / "clean.started")
+            nursery.cancel_scope.cancel()
+
+        assert not (tmp_path / "clean").exists()
+        assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_an_async_function_is_refused_by_name_where_trio_cannot_run() -> None:
+    old = [python for python in pythons.far_pythons() if (pythons.version_of(python) or (9,)) < (3, 10)]
+    if not old:
+        require("pythons", "no Python older than 3.10 on this machine")
+
+    async with trickle.open_host(trickle.Local("web1", python=old[0])) as host:
+        with pytest.raises(
+            trickle.Unsendable, match="web1: sleep_and_say is async, and trio .* needs Python 3"
+        ) as caught:
+            await host.call(far_async.sleep_and_say, 0.01)
+
+        assert caught.value.host == "web1"
+        assert host.statistics().verdicts == {}
+
+
+def test_what_trio_needs_is_read_from_its_own_metadata() -> None:
+    assert _async_support.oldest_python() >= (3, 8)
+
+
+def test_modules_that_a_host_lacks_are_named() -> None:
+    with pytest.raises(trickle.Unsendable, match="web1: .* queue"):
+        _async_support.check_can_run(far_async.fail, "web1", (3, 12, 0), {"queue"})
+
+
+async def test_a_reason_reaches_the_code_that_is_cancelled(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.call, work.keep_reason, str(tmp_path / "reason"))
+                await file_appears(tmp_path / "reason.started")
+                scope.cancel(reason="no longer wanted")
+
+    assert (tmp_path / "reason").read_text() == "no longer wanted"
+
+
+async def test_a_thread_of_the_calls_own_can_ask_whether_it_is_cancelled(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.check_in_thread, str(tmp_path / "checked"))
+            await file_appears(tmp_path / "checked.started")
+            nursery.cancel_scope.cancel()
+
+    assert (tmp_path / "checked").read_text() == "CallCancelled"

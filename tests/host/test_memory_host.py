@@ -1,0 +1,393 @@
+"""The host in memory: it tells the truth about a real one, and goes wrong when it is told to."""
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import trickle
+import trickle.remote
+from tests import work
+from tests.hosts import local
+from trickle.testing import (
+    Fault,
+    Garbage,
+    LinkLost,
+    Silence,
+    SlowLink,
+    Unreachable,
+    WorkerKilled,
+    open_memory_host,
+)
+
+# ---- functions that run over there
+
+log: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def empty_log() -> Iterator[None]:
+    log.clear()
+    yield
+    log.clear()
+
+
+async def sleep_and_say(seconds: float, word: str = "awake") -> str:
+    try:
+        await trio.sleep(seconds)
+    except trio.Cancelled:
+        log.append("cancelled")
+        raise
+    log.append(word)
+    return word
+
+
+async def clean_up_for(seconds: float) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(seconds)
+        log.append("clean")
+
+
+async def swallow_everything() -> None:
+    while True:
+        try:
+            await trio.sleep(3600)
+        except BaseException:
+            pass
+
+
+async def return_anyway() -> str:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        return "came anyway"
+
+
+async def raise_otherwise() -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise LookupError("while cleaning up")
+
+
+async def count_down(seconds: float) -> float:
+    await trio.sleep(seconds)
+    return trickle.remote.time_left()
+
+
+async def where() -> str | None:
+    await trio.lowlevel.checkpoint()
+    return trickle.remote.host_name
+
+
+async def check_often() -> None:
+    try:
+        await trio.sleep_forever()
+    except trio.Cancelled:
+        trickle.remote.check_cancelled()
+
+
+# ---- it tells the truth: the same over there and in memory
+
+
+def open_local_host(**options: int) -> AbstractAsyncContextManager[trickle.Host]:
+    return trickle.open_host(local(), **options)
+
+
+each_kind_of_host = pytest.mark.parametrize("open_host", [open_memory_host, open_local_host], ids=["memory", "local"])
+OpenHost = Callable[..., AbstractAsyncContextManager[trickle.Host]]
+
+
+@each_kind_of_host
+async def test_a_call_returns_what_the_function_returns(open_host: OpenHost) -> None:
+    async with open_host() as host:
+        result = await host.call(work.echo, 1, "two", key=[3.0, None, b"four"])
+        large = await host.call(work.give_bytes, 3 * 2**20)
+        size = await host.call(work.size_of, b"x" * (3 * 2**20))
+
+    assert result == ((1, "two"), {"key": [3.0, None, b"four"]})
+    assert (len(large), size) == (3 * 2**20, 3 * 2**20)
+    assert host.statistics().verdicts == {"returned": 3}
+    assert host.statistics().state == "closed"
+
+
+@each_kind_of_host
+async def test_what_a_function_raises_is_raised(open_host: OpenHost) -> None:
+    async with open_host() as host:
+        with pytest.raises(KeyError) as caught:
+            await host.call(work.fail, "KeyError", "missing")
+        with pytest.raises(trickle.RemoteError, match="cannot be sent"):
+            await host.call(work.give_lock)
+
+    assert isinstance(caught.value, trickle.RemoteError)
+    assert "in fail" in caught.value.remote_traceback
+    assert "_memory_agent" not in caught.value.remote_traceback
+    assert host.statistics().verdicts == {"raised": 2}
+
+
+@each_kind_of_host
+async def test_a_cancelled_call_is_over_and_says_so(open_host: OpenHost) -> None:
+    async with open_host() as host:
+        await host.wait_connected()
+        with trio.move_on_after(1):
+            await host.call(trio.sleep, 3600)
+
+        assert host.statistics().verdicts == {"cancelled": 1}
+        assert host.statistics().calls_running == 0
+
+
+@each_kind_of_host
+async def test_a_function_without_regard_for_the_grace_period_is_killed(open_host: OpenHost) -> None:
+    async with open_host() as host:
+        await host.call(trio.sleep, 0)
+        with trio.move_on_after(0.5):
+            await host.options(grace_period=0.2).call(shield_for, 3600)
+        with trio.move_on_after(0.5):
+            await host.options(grace_period=0.2).call(swallow_everything)
+
+        assert host.statistics().verdicts == {"returned": 1, "killed": 2}
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def shield_for(seconds: float) -> None:
+    with trio.CancelScope(shield=True):
+        await trio.sleep(seconds)
+
+
+@each_kind_of_host
+async def test_a_session_whose_call_was_cancelled_is_gone(open_host: OpenHost) -> None:
+    async with open_host() as host, host.session() as session:
+        assert await session.call(work.add, 1, 2) == 3
+        with trio.move_on_after(1):
+            await session.call(trio.sleep, 3600)
+
+        with pytest.raises(trickle.WorkerDied):
+            await session.call(work.add, 1, 2)
+
+
+@each_kind_of_host
+async def test_calls_beyond_the_limit_of_workers_wait(open_host: OpenHost) -> None:
+    async with open_host(workers=1) as host:
+        await host.wait_connected()
+        with trio.move_on_after(1):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.call, trio.sleep, 3600)
+                nursery.start_soon(host.call, trio.sleep, 3600)
+
+        assert host.statistics().verdicts == {"cancelled": 1, "never started": 1}
+
+
+# ---- in memory alone, by a clock that jumps
+
+
+async def test_time_over_there_is_this_programs(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host:
+        result = await host.call(sleep_and_say, 3600)
+
+        assert result == "awake"
+        assert trio.current_time() == 3600
+
+
+async def test_what_a_function_does_on_cancellation_is_waited_for(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host:
+        with trio.move_on_after(1):
+            await host.call(clean_up_for, 3)
+
+        assert log == ["clean"]
+        assert trio.current_time() == 4
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_cleaning_up_ends_with_the_grace_period(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host:
+        with trio.move_on_after(1):
+            await host.options(grace_period=2).call(clean_up_for, 3600)
+
+        assert log == []
+        assert trio.current_time() == 3
+        assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_what_comes_in_spite_of_a_cancellation_is_taken(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host:
+        with trio.move_on_after(1):
+            result = await host.call(return_anyway)
+        with trio.move_on_after(1), pytest.raises(LookupError):
+            await host.call(raise_otherwise)
+
+        assert result == "came anyway"
+        assert host.statistics().verdicts == {"returned": 1, "raised": 1}
+
+
+async def test_trickle_remote_knows_the_call(autojump_clock: MockClock) -> None:
+    async with open_memory_host(name="web1") as host:
+        with trio.fail_after(10):
+            left = await host.call(count_down, 3)
+            names = [await host.call(where), await host.call(getattr, trickle.remote, "host_name")]
+        with trio.move_on_after(1):
+            await host.call(check_often)
+
+    assert left == 7
+    assert names == ["web1", "web1"]
+    assert trickle.remote.host_name is None
+    assert trickle.remote.time_left() == math.inf
+    assert host.statistics().verdicts == {"returned": 3, "cancelled": 1}
+
+
+async def test_a_deadline_says_where_the_function_was(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host:
+        with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(1):
+            await host.call(sleep_and_say, 3600)
+
+    assert caught.value.__cause__ is not None or caught.value.__context__ is not None
+    cancelled = caught.value.__cause__ or caught.value.__context__
+    assert any("sleep_and_say" in note for note in getattr(cancelled, "__notes__", []))
+
+
+async def test_a_lambda_that_uses_a_global_can_be_called(autojump_clock: MockClock) -> None:
+    factor = 6
+
+    async with open_memory_host() as host:
+        assert await host.call(lambda value: [value * factor, len(log)], 7) == [42, 0]
+
+
+async def test_leaving_the_block_ends_what_runs(autojump_clock: MockClock) -> None:
+    async def call(host: trickle.Host) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await host.call(sleep_and_say, 3600)
+
+    async with trio.open_nursery() as nursery:
+        async with open_memory_host() as host:
+            nursery.start_soon(call, host)
+            await trio.sleep(1)
+
+        assert log == ["cancelled"]
+        assert trio.current_time() == 1
+
+
+async def test_an_error_in_the_block_is_raised_as_itself(autojump_clock: MockClock) -> None:
+    with pytest.raises(ValueError, match="mine"):
+        async with open_memory_host():
+            raise ValueError("mine")
+
+
+async def test_a_cancelled_scope_around_the_block_still_gets_its_verdicts(autojump_clock: MockClock) -> None:
+    with trio.move_on_after(1):
+        async with open_memory_host() as host:
+            await host.call(clean_up_for, 2)
+
+    assert log == ["clean"]
+    assert host.statistics().verdicts == {"cancelled": 1}
+
+
+# ---- faults
+
+
+async def test_a_lost_link_fails_the_call_and_ends_the_function(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[LinkLost(at=5)]) as host:
+        with pytest.raises(trickle.HostLost, match="the connection was lost"):
+            await host.call(sleep_and_say, 3600)
+
+        await trio.sleep(1)
+        assert log == ["cancelled"]
+        assert host.statistics().verdicts == {"unknown": 1}
+        assert await host.options(reconnect=True).call(work.add, 1, 2) == 3
+
+
+async def test_a_link_can_be_lost_in_the_middle_of_a_result(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[LinkLost(after_bytes=100_000)]) as host:
+        with pytest.raises(trickle.HostLost):
+            await host.call(work.give_bytes, 2**20)
+
+        assert 0 < host.statistics().bytes_received <= 100_000
+
+
+async def test_a_partition_ends_both_ends_by_their_leases(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[Silence(at=5)], heartbeat=2, lease=20) as host:
+        with pytest.raises(trickle.HostLost, match="nothing was heard from it for 20 s"):
+            await host.call(sleep_and_say, 3600)
+
+        assert trio.current_time() <= 26
+        await trio.sleep(1)
+        assert log == ["cancelled"]
+
+
+async def test_a_stall_of_less_than_the_lease_loses_nothing(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[Silence(at=5, seconds=30)]) as host:
+        result = await host.call(sleep_and_say, 10)
+
+        assert result == "awake"
+        assert trio.current_time() == 35
+
+
+async def test_garbage_closes_the_host(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[Garbage(at=5)]) as host:
+        with pytest.raises(trickle.ProtocolError):
+            await host.call(sleep_and_say, 3600)
+
+        await trio.sleep(10)
+        assert log == ["cancelled"]
+
+
+async def test_the_worker_of_a_call_can_be_killed(autojump_clock: MockClock) -> None:
+    faults = [WorkerKilled(call=2), WorkerKilled(call=3, after=4)]
+    async with open_memory_host(faults=faults) as host:
+        assert await host.call(sleep_and_say, 1, "first") == "first"
+        with pytest.raises(trickle.WorkerDied, match="killed by signal 9"):
+            await host.call(sleep_and_say, 1, "second")
+        with pytest.raises(trickle.WorkerDied, match="killed by signal 9"):
+            await host.call(sleep_and_say, 3600, "third")
+        assert await host.call(work.add, 1, 2) == 3
+
+        assert log == ["first", "cancelled"]
+        assert trio.current_time() == 5
+
+
+async def test_a_slow_link_takes_its_time(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[SlowLink(bytes_per_second=100_000)]) as host:
+        connected = trio.current_time()
+        await host.call(work.size_of, b"x" * 10**6)
+
+        assert 10 <= trio.current_time() - connected <= 11
+
+
+async def test_a_cancel_while_the_arguments_come_in_is_never_started(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[SlowLink(bytes_per_second=100_000)]) as host:
+        with trio.move_on_after(5):
+            await host.call(work.size_of, b"x" * 10**6)
+
+        assert host.statistics().verdicts == {"never started": 1}
+
+
+async def test_a_host_can_be_unreachable_at_first(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[Unreachable()], wait=False) as host:
+        with pytest.raises(trickle.ConnectError) as caught:
+            await host.call(work.add, 1, 2)
+
+        assert (caught.value.reason, caught.value.exit_status) == ("refused", 255)
+        assert await host.options(reconnect=True).call(work.add, 1, 2) == 3
+
+
+@pytest.mark.parametrize("make", [lambda: LinkLost(), lambda: SlowLink(bytes_per_second=0)])
+def test_faults_that_make_no_sense_are_refused(make: Callable[[], Fault]) -> None:
+    with pytest.raises(ValueError, match="LinkLost|bytes_per_second"):
+        make()
+
+
+def test_importing_trickle_does_not_import_its_testing() -> None:
+    script = "import sys, trickle; print([n for n in sys.modules if 'testing' in n or 'memory' in n])"
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
