@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -121,7 +122,7 @@ class Group(Mapping[str, Host]):
         allow: tuple[type, ...] = UNSET,
         max_result: int = UNSET,
         env: Mapping[str, str | None] | None = UNSET,
-        cwd: str | None = UNSET,
+        cwd: str | os.PathLike[str] | None = UNSET,
         reconnect: bool = UNSET,
         output: Sink | None = UNSET,
         timeout: float = UNSET,

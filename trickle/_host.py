@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -258,7 +259,7 @@ class HostCore:
 
     async def _stop(self, link: Link, call: RemoteCall, options: CallOptions, exc: BaseException) -> None:
         """Ask for the call's end, and wait for its verdict: shielded, and bounded."""
-        by_deadline = call.deadline <= trio.current_time()
+        by_deadline = isinstance(exc, trio.Cancelled) and exc.source == "deadline"
         link.cancel(call, grace_period=options.grace_period, reason=_reason(exc), by_deadline=by_deadline)
         if link.state == "connecting" and self.users == 1:
             return  # nobody else waits for this host: the tunnel is closed
@@ -465,7 +466,7 @@ class Host:
         allow: tuple[type, ...] = UNSET,
         max_result: int = UNSET,
         env: Mapping[str, str | None] | None = UNSET,
-        cwd: str | None = UNSET,
+        cwd: str | os.PathLike[str] | None = UNSET,
         reconnect: bool = UNSET,
         output: Sink | None = UNSET,
     ) -> Host:

@@ -22,6 +22,7 @@ import trio
 
 from trickle import remote
 from trickle._agent import asynchronous, broker, functions, options, results
+from trickle._agent.pool import LONGEST_STACK
 from trickle._boot import DAMAGED
 from trickle._wire import frames
 from trickle._wire.connection import AGENT, Connection
@@ -54,7 +55,8 @@ FAILED = 70  # the exit status of an agent that lost its controller, or was sent
 SIGKILLED = 256 + 9  # in an End: the worker died of SIGKILL
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before the controller is judged silent
 RETRY_KILL = 0.05  # seconds between looks at a function that has been killed and still runs
-MAX_SWALLOWED = 100  # cancellations that a function may swallow at one moment: it would let no clock go on
+MAX_SWALLOWED = 100  # cancellations that a function may swallow at once: it would let no mock clock go on
+AT_ONCE = 0.1  # seconds between one and the next
 
 
 class Run:
@@ -77,6 +79,7 @@ class Run:
         self.ended = False
         self.scope = trio.CancelScope(shield=True)  # what ends the caller's program here is not its call's business
         self.task: trio.lowlevel.Task | None = None
+        self.coroutine: Coroutine[Any, Any, Any] | None = None
 
 
 class SessionWorker:
@@ -251,6 +254,8 @@ class MemoryAgent:
     # ---- timers
 
     def _at(self, when: float, what: Callable[[], None]) -> None:
+        if self._over:
+            return
         self._timer_serial += 1
         heapq.heappush(self._timers, (when, self._timer_serial, what))
         self._timer_came.set()
@@ -451,7 +456,7 @@ class MemoryAgent:
                 verdict, payload = run.killed, run.stack
             elif verdict == CANCELLED:
                 payload = run.stack
-            run.task = None
+            run.task = run.coroutine = None
             if not run.ended:
                 self._end(run, verdict, run.detail, payload)
                 if not self._over:
@@ -479,6 +484,7 @@ class MemoryAgent:
         if asked_for:
             value.close()
             raise NotImplementedError("env= and cwd= are this whole program's: no async function in memory has its own")
+        run.coroutine = value
         with run.scope:
             return await Steps(value, run)
         raise remote.CallCancelled
@@ -564,7 +570,7 @@ class Steps:
 
     def _is_stubborn(self) -> bool:
         now = trio.current_time()
-        self._swallowed = self._swallowed + 1 if now == self._swallowed_at else 1
+        self._swallowed = self._swallowed + 1 if now < self._swallowed_at + AT_ONCE else 1
         self._swallowed_at = now
         return self._swallowed > MAX_SWALLOWED
 
@@ -602,14 +608,15 @@ def deadline_after(timeout_ms: int) -> float:
 
 def stack_of(run: Run) -> bytes:
     """Where a run is, innermost frame first, as faulthandler shows it."""
-    if run.task is None:
-        return b""
-    lines = [
-        f'  File "{frame.f_code.co_filename}", line {number} in {frame.f_code.co_name}'
-        for frame, number in run.task.iter_await_frames()
-        if frame.f_globals is not globals()
-    ]
-    return "\n".join(reversed(lines)).encode("utf-8", "replace")[:4000]
+    lines: list[str] = []
+    waiting: Any = run.coroutine
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is None:
+            break
+        lines.insert(0, f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return "\n".join(lines).encode("utf-8", "replace")[:LONGEST_STACK]
 
 
 def without_own_frames(traceback: types.TracebackType | None) -> types.TracebackType | None:

@@ -35,7 +35,7 @@ PLAIN_VALUES = """[
     None, True, -1, 2**31, 2**63, -2**200, 10**700, 1.5, float("inf"), 2j, "", "text", "\\ud800", "long" * 20000,
     b"", b"bytes" * 100, b"long" * 20000, bytearray(b"ab"), bytearray(),
     [], [[1], [2]], (), (1,), (1, 2, 3, 4), {}, {"a": {"b": (1, 2)}}, {(1, (2, "x")): 3}, {"long" * 2000: 1},
-    set(), {1, "a"}, frozenset(), frozenset([frozenset([1]), (2,)]), {2**100: 1}, {frozenset([1]): 2},
+    set(), {1, 2}, {"a"}, frozenset(), frozenset([frozenset([1]), (2,)]), {2**100: 1}, {frozenset([1]): 2},
     range(1, 10, 2), range(2**70), slice(1, None), Ellipsis, NotImplemented,
     date(2020, 2, 29), time(1, 2, 3, 4), time(1, fold=1), time(1, tzinfo=timezone.utc),
     datetime.datetime(2020, 1, 1), datetime.datetime(1, 12, 31, fold=1), datetime.datetime.max,

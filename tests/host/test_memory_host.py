@@ -14,6 +14,18 @@ from trio.testing import MockClock
 import trickle
 import trickle.remote
 from tests import work
+from tests.async_work import (
+    check_often,
+    clean_up_for,
+    count_down,
+    log,
+    raise_otherwise,
+    return_anyway,
+    shield_for,
+    sleep_and_say,
+    swallow_everything,
+    where,
+)
 from tests.hosts import local
 from trickle.testing import (
     Fault,
@@ -26,74 +38,11 @@ from trickle.testing import (
     open_memory_host,
 )
 
-# ---- functions that run over there
-
-log: list[str] = []
-
-
 @pytest.fixture(autouse=True)
 def empty_log() -> Iterator[None]:
     log.clear()
     yield
     log.clear()
-
-
-async def sleep_and_say(seconds: float, word: str = "awake") -> str:
-    try:
-        await trio.sleep(seconds)
-    except trio.Cancelled:
-        log.append("cancelled")
-        raise
-    log.append(word)
-    return word
-
-
-async def clean_up_for(seconds: float) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.sleep(seconds)
-        log.append("clean")
-
-
-async def swallow_everything() -> None:
-    while True:
-        try:
-            await trio.sleep(3600)
-        except BaseException:
-            pass
-
-
-async def return_anyway() -> str:
-    try:
-        await trio.sleep_forever()
-    except trio.Cancelled:
-        return "came anyway"
-
-
-async def raise_otherwise() -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        raise LookupError("while cleaning up")
-
-
-async def count_down(seconds: float) -> float:
-    await trio.sleep(seconds)
-    return trickle.remote.time_left()
-
-
-async def where() -> str | None:
-    await trio.lowlevel.checkpoint()
-    return trickle.remote.host_name
-
-
-async def check_often() -> None:
-    try:
-        await trio.sleep_forever()
-    except trio.Cancelled:
-        trickle.remote.check_cancelled()
 
 
 # ---- it tells the truth: the same over there and in memory
@@ -158,11 +107,6 @@ async def test_a_function_without_regard_for_the_grace_period_is_killed(open_hos
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def shield_for(seconds: float) -> None:
-    with trio.CancelScope(shield=True):
-        await trio.sleep(seconds)
-
-
 @each_kind_of_host
 async def test_a_session_whose_call_was_cancelled_is_gone(open_host: OpenHost) -> None:
     async with open_host() as host, host.session() as session:
@@ -191,10 +135,10 @@ async def test_calls_beyond_the_limit_of_workers_wait(open_host: OpenHost) -> No
 
 async def test_time_over_there_is_this_programs(autojump_clock: MockClock) -> None:
     async with open_memory_host() as host:
-        result = await host.call(sleep_and_say, 3600)
+        result = await host.call(sleep_and_say, 100)
 
         assert result == "awake"
-        assert trio.current_time() == 3600
+        assert trio.current_time() == 100
 
 
 async def test_what_a_function_does_on_cancellation_is_waited_for(autojump_clock: MockClock) -> None:

@@ -56,6 +56,7 @@ OUTPUT_LIMIT = CREDIT  # bytes of one call that wait for the pipe: above, its wo
 WARNING, INFO, DEBUG = 30, 20, 10  # as logging has them
 TAINTED = 1
 LONGEST_POLL = 60000.0  # milliseconds
+WAKE_AGAIN = (0.01, 0.05, 0.2, 1.0)  # seconds between signals to a worker that was asked to stop
 FORK_AGAIN = 0.1  # seconds after this machine had no descriptors or processes to give
 CLOCK_BOOTTIME = 7  # Linux's clock that goes on while the machine sleeps; Python 3.6 does not name it
 
@@ -395,7 +396,20 @@ class Broker:
         if frame.cause == frames.BY_DEADLINE:
             self._ask_for_stack(worker)
         worker.tell(frame, _signal.SIGURG)
+        self._wake_again(task, 0)
         self._at(time.monotonic() + frame.grace_ms / 1000.0, self._terminator(task), task)
+
+    def _wake_again(self, task: Task, times: int) -> None:
+        """Signal once more, while the worker has not answered.
+
+        A signal that comes between Python's last look for one and a system call that blocks is not seen before
+        the call ends.  The handler has nothing to do when it has been seen.
+        """
+        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
+            if times:
+                reaper.signal_one(task.worker.pid, _signal.SIGURG)
+            pause = WAKE_AGAIN[min(times, len(WAKE_AGAIN) - 1)]
+            self._at(time.monotonic() + pause, lambda: self._wake_again(task, times + 1), task)
 
     def _ask_for_stack(self, worker: Worker) -> None:
         """Why was it slow?  The answer is read with the call's end."""
