@@ -32,7 +32,9 @@ trio.run(main)
 EXECNET_PROGRAM = """
 import sys, execnet
 gateway = execnet.makegateway("popen//python=" + sys.executable)
-gateway.remote_exec("channel.send(abs(channel.receive()))").send(-1)
+channel = gateway.remote_exec("channel.send(abs(channel.receive()))")
+channel.send(-1)
+channel.receive()
 """
 TRIO_PROGRAM = "import trio; trio.run(trio.lowlevel.checkpoint)"
 

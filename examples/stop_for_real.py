@@ -32,7 +32,7 @@ def sleepers() -> int:
     """How many of those children this host runs."""
     import subprocess
 
-    listed = subprocess.run(["ps", "-eo", "args"], stdout=subprocess.PIPE, universal_newlines=True)
+    listed = subprocess.run(["ps", "-eo", "args"], stdout=subprocess.PIPE, universal_newlines=True)  # noqa: UP021 (text= is new in 3.7)
     return listed.stdout.splitlines().count("sleep 86399")
 
 

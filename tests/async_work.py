@@ -1,5 +1,7 @@
 """What tests run over there under trio, or in memory, where the log is this program's."""
 
+import contextlib
+
 import trio
 
 import trickle.remote
@@ -28,10 +30,8 @@ async def clean_up_for(seconds: float) -> None:
 
 async def swallow_everything() -> None:
     while True:
-        try:
+        with contextlib.suppress(BaseException):
             await trio.sleep(3600)
-        except BaseException:
-            pass
 
 
 async def return_anyway() -> str:

@@ -79,19 +79,19 @@ class HostCore:
     ) -> None:
         assert tunnel.name is not None
         self.tunnel = tunnel
-        self.name = tunnel.name
+        self.name: str = tunnel.name
         self.settings = settings
         self.verdicts: Counter[str] = Counter()
-        self.closed = False
-        self.users = 0  # who needs the link: calls, sessions, and who waits for an answer
-        self.sessions = 0
+        self.closed: bool = False
+        self.users: int = 0  # who needs the link: calls, sessions, and who waits for an answer
+        self.sessions: int = 0
         self.turns = turns
-        self.slots = trio.Semaphore(settings.max_open)
+        self.slots: trio.Semaphore = trio.Semaphore(settings.max_open)
         self._token = trio.lowlevel.current_trio_token()
         self._nursery = nursery
         self._start_tunnel = start
         self._abandoned: Link | None = None
-        self.link = self._start_link()
+        self.link: Link = self._start_link()
 
     def _start_link(self) -> Link:
         link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel, self.turns)
@@ -367,8 +367,8 @@ class SessionState:
     def __init__(self, core: HostCore, link: Link) -> None:
         self.core = core
         self.link = link
-        self.pin = link.start_session()
-        self.id = self.pin.id
+        self.pin: RemoteCall = link.start_session()
+        self.id: int = self.pin.id
         self.calls: set[RemoteCall] = set()
         self.closed = False
         self.spoiled = False  # a call in it was cancelled

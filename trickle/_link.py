@@ -75,15 +75,15 @@ class RemoteCall:
     __slots__ = ("deadline", "detail", "error", "finished", "id", "is_session", "payload", "session", "sink", "verdict")
 
     def __init__(self, id: int, sink: Sink | None) -> None:
-        self.id = id
-        self.sink = sink
-        self.deadline = math.inf
-        self.is_session = False
-        self.session = 0  # the number of the one that it belongs to
-        self.finished = trio.Event()
+        self.id: int = id
+        self.sink: Sink | None = sink
+        self.deadline: float = math.inf
+        self.is_session: bool = False
+        self.session: int = 0  # the number of the one that it belongs to
+        self.finished: trio.Event = trio.Event()
         self.verdict: int | None = None  # None with an error: unknown
-        self.detail = 0
-        self.payload = bytearray()  # of the result or error, as far as it has come
+        self.detail: int = 0
+        self.payload: bytearray = bytearray()  # of the result or error, as far as it has come
         self.error: ConnectError | HostLost | None = None
 
     @property
@@ -117,26 +117,24 @@ class Link:
         turns: trio.Semaphore | None = None,
     ) -> None:
         assert tunnel.name is not None
-        self.name = tunnel.name
+        self.name: str = tunnel.name
         self.tunnel = tunnel
         self.settings = settings
         self.verdicts = verdicts
         self.state: State = "connecting"
-        self.stage = "starting the tunnel"
-        self.closing = False
+        self.stage: str = "starting the tunnel"
+        self.closing: bool = False
         self.info: HostInfo | None = None
-        self.lacks: frozenset[str] = (
-            frozenset()
-        )  # modules of the standard library that were asked for and are not there
+        self.lacks: frozenset[str] = frozenset()  # what its Python has not, of what the agent looked for
         self.error: ConnectError | HostLost | None = None
-        self.answered = trio.Event()  # or failed to
-        self.gone = trio.Event()
-        self.modules = ModuleServer(settings.modules)
+        self.answered: trio.Event = trio.Event()  # or failed to
+        self.gone: trio.Event = trio.Event()
+        self.modules: ModuleServer = ModuleServer(settings.modules)
         self._modules_lock = trio.Lock()
         self._threads = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
-        self.heard_at = trio.current_time()
+        self.heard_at: float = trio.current_time()
         self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
         self._connection.control(Hello(0, frames.VERSION))
         self._nonce = secrets.token_hex(16)

@@ -150,7 +150,7 @@ class MemoryAgent:
                         self._serving.cancel()
             finally:
                 await self._end_everything()
-            return self._status
+        return self._status
 
     def stop(self) -> None:
         """End as at the end of stdin."""
@@ -395,18 +395,18 @@ class MemoryAgent:
         if session.current is None:
             self._end_id(session.id, CANCELLED)
 
-    def _leave_session(self, session: SessionWorker, run: Run) -> Callable[[], None]:
-        """Let a call go from its worker; return what is to be done behind the call's End."""
+    def _leave_session(self, session: SessionWorker, run: Run) -> int | None:
+        """Let a call go from its worker; return the verdict of a session that ends with it, behind the call's End."""
         session.current = None
         if session.id not in self.sessions:  # it was closed meanwhile
-            return lambda: self._end_id(session.id, CANCELLED)
+            return CANCELLED
         if not run.launched or not (run.cancelled or run.killed):
-            return lambda: None
+            return None
         del self.sessions[session.id]  # its worker is not to be used again, and its state is lost
         for queued in session.queue:
             if not queued.ended:
                 self._end(queued, NEVER_STARTED)
-        return lambda: self._end_id(session.id, DIED)
+        return DIED
 
     # ---- calls
 
@@ -500,14 +500,15 @@ class MemoryAgent:
         run.ended = True
         self.runs.pop(run.id, None)
         self._run_ended.set()
-        afterwards: Callable[[], None] = lambda: None
         if run.session is None:
             self._busy -= run.assigned
-        elif run.session.current is run:
-            afterwards = self._leave_session(run.session, run)
+        session, session_verdict = run.session, None
+        if session is not None and session.current is run:
+            session_verdict = self._leave_session(session, run)
         if not self._over:
             self._end_id(run.id, verdict, detail, payload)
-            afterwards()
+            if session is not None and session_verdict is not None:
+                self._end_id(session.id, session_verdict)
 
     def _end_id(self, id: int, verdict: int, detail: int = 0, payload: bytes = b"") -> None:
         if self._connection.is_open(id):

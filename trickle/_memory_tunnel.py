@@ -133,7 +133,7 @@ class Memory:
         self._said = 0  # bytes, by the agents
         self._attempts = 0
         self._faults = faults
-        self._watching = trio.CancelScope()
+        self._watching: list[trio.CancelScope] = []
         for fault in faults:
             if isinstance(fault, Silence | Garbage) or (isinstance(fault, LinkLost) and fault.at is not None):
                 nursery.start_soon(self._strike_in_time, fault)
@@ -154,10 +154,11 @@ class Memory:
     async def end(self) -> None:
         """End every agent, as SIGKILL would, and return when nothing of this host runs."""
         with trio.CancelScope(shield=True):
-            self._watching.cancel()
+            for scope in self._watching:
+                scope.cancel()
             for wire in self._wires:
                 wire.stop()
-            while self._nursery.child_tasks:
+            while self._nursery.child_tasks:  # noqa: ASYNC110 (tasks say nothing when they end)
                 await trio.sleep(TICK)
 
     # ---- what goes wrong
@@ -165,7 +166,8 @@ class Memory:
     @trio.lowlevel.enable_ki_protection
     async def _strike_in_time(self, fault: Silence | Garbage | LinkLost) -> None:
         assert fault.at is not None
-        with trio.CancelScope(shield=True), self._watching:
+        with trio.CancelScope(shield=True) as scope:
+            self._watching.append(scope)
             await trio.sleep_until(self._opened_at + fault.at)
             wire = self._wire
             if wire is None:
@@ -190,10 +192,10 @@ class Memory:
         """How many of the next *size* bytes that an agent says get through before the link is lost; None for all."""
         before, self._said = self._said, self._said + size
         for fault in self._faults:
-            if isinstance(fault, LinkLost) and fault.after_bytes is not None:
-                if before <= fault.after_bytes < self._said:
-                    self._said = fault.after_bytes + 1  # it strikes once
-                    return fault.after_bytes - before
+            at = fault.after_bytes if isinstance(fault, LinkLost) else None
+            if at is not None and before <= at < self._said:
+                self._said = at + 1  # it strikes once
+                return at - before
         return None
 
     @property
@@ -224,6 +226,8 @@ class Wire:
         self._ended = trio.Event()
         self._audible = trio.Event()
         self._audible.set()
+        self._silences = 0
+        self._sending = trio.Lock()
         self._agent_ended = trio.Event()
         self._status = 0
 
@@ -313,7 +317,8 @@ class Wire:
     async def _deliver(self, stream: trio.abc.SendStream, data: bytes) -> None:
         try:
             if data:
-                await stream.send_all(data)
+                async with self._sending:
+                    await stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # that end is gone
 
@@ -325,8 +330,12 @@ class Wire:
 
     def fall_silent(self) -> None:
         """From now on nothing gets through."""
-        self._audible = trio.Event()
+        self._silences += 1
+        if self._silences == 1:
+            self._audible = trio.Event()
 
     def be_heard(self) -> None:
-        """What was held up arrives."""
-        self._audible.set()
+        """What was held up arrives, unless another silence goes on."""
+        self._silences -= 1
+        if not self._silences:
+            self._audible.set()

@@ -38,6 +38,7 @@ from trickle.testing import (
     open_memory_host,
 )
 
+
 @pytest.fixture(autouse=True)
 def empty_log() -> Iterator[None]:
     log.clear()
@@ -48,8 +49,8 @@ def empty_log() -> Iterator[None]:
 # ---- it tells the truth: the same over there and in memory
 
 
-def open_local_host(**options: int) -> AbstractAsyncContextManager[trickle.Host]:
-    return trickle.open_host(local(), **options)
+def open_local_host(workers: int = 16) -> AbstractAsyncContextManager[trickle.Host]:
+    return trickle.open_host(local(), workers=workers)
 
 
 each_kind_of_host = pytest.mark.parametrize("open_host", [open_memory_host, open_local_host], ids=["memory", "local"])
@@ -195,6 +196,26 @@ async def test_a_deadline_says_where_the_function_was(autojump_clock: MockClock)
     assert caught.value.__cause__ is not None or caught.value.__context__ is not None
     cancelled = caught.value.__cause__ or caught.value.__context__
     assert any("sleep_and_say" in note for note in getattr(cancelled, "__notes__", []))
+
+
+async def test_a_scope_that_is_given_more_time_gives_the_function_more(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host, trio.open_nursery() as nursery:
+        with trio.CancelScope(deadline=trio.current_time() + 5) as scope:
+            nursery.start_soon(extend, scope)
+            assert await host.call(sleep_and_say, 50) == "awake"
+
+
+async def extend(scope: trio.CancelScope) -> None:
+    await trio.sleep(4)
+    scope.deadline += 60
+
+
+async def test_the_agent_keeps_a_deadline_when_the_link_is_dead(autojump_clock: MockClock) -> None:
+    async with open_memory_host(faults=[Silence(at=2)]) as host:
+        with trio.move_on_after(10):
+            await host.options(grace_period=0).call(sleep_and_say, 3600)
+
+        assert (log, trio.current_time()) == (["cancelled"], 15)
 
 
 async def test_a_lambda_that_uses_a_global_can_be_called(autojump_clock: MockClock) -> None:
