@@ -5,6 +5,7 @@ import contextlib
 import trio
 
 import trickle.remote
+from tests.far_async import start_and_sleep
 
 log: list[str] = []
 
@@ -28,7 +29,14 @@ async def clean_up_for(seconds: float) -> None:
         log.append("clean")
 
 
-async def swallow_everything() -> None:
+async def shield_for_ever(path: str) -> None:
+    with trio.CancelScope(shield=True):
+        await start_and_sleep(path)
+
+
+async def swallow_everything(path: str) -> None:
+    with contextlib.suppress(BaseException):
+        await start_and_sleep(path)
     while True:
         with contextlib.suppress(BaseException):
             await trio.sleep(3600)

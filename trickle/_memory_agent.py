@@ -225,11 +225,11 @@ class MemoryAgent:
         lease = self._configuration["lease"]
         while True:
             await trio.sleep_until(self._heard_at + lease)
-            if trio.current_time() - self._heard_at >= lease:
+            if trio.current_time() >= self._heard_at + lease:
                 await trio.sleep(LAST_LOOK)
-                silent = trio.current_time() - self._heard_at
-                if silent >= lease:
-                    self._fail(f"nothing heard from the controller for {silent:.1f} s")
+                now = trio.current_time()
+                if now >= self._heard_at + lease:
+                    self._fail(f"nothing heard from the controller for {now - self._heard_at:.1f} s")
 
     async def _end_everything(self) -> None:
         """SIGKILL to every worker, and a bounded wait until its function has gone."""

@@ -21,12 +21,13 @@ from tests.async_work import (
     log,
     raise_otherwise,
     return_anyway,
-    shield_for,
+    shield_for_ever,
     sleep_and_say,
     swallow_everything,
     where,
 )
-from tests.hosts import local
+from tests.far_async import start_and_sleep
+from tests.hosts import file_appears, local
 from trickle.testing import (
     Fault,
     Garbage,
@@ -85,35 +86,40 @@ async def test_what_a_function_raises_is_raised(open_host: OpenHost) -> None:
 
 
 @each_kind_of_host
-async def test_a_cancelled_call_is_over_and_says_so(open_host: OpenHost) -> None:
+async def test_a_cancelled_call_is_over_and_says_so(open_host: OpenHost, tmp_path: Path) -> None:
     async with open_host() as host:
-        await host.wait_connected()
-        with trio.move_on_after(1):
-            await host.call(trio.sleep, 3600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, start_and_sleep, str(tmp_path / "started"))
+            await file_appears(tmp_path / "started")
+            nursery.cancel_scope.cancel()
 
         assert host.statistics().verdicts == {"cancelled": 1}
         assert host.statistics().calls_running == 0
 
 
 @each_kind_of_host
-async def test_a_function_without_regard_for_the_grace_period_is_killed(open_host: OpenHost) -> None:
+async def test_a_function_without_regard_for_the_grace_period_is_killed(open_host: OpenHost, tmp_path: Path) -> None:
     async with open_host() as host:
         await host.call(trio.sleep, 0)
-        with trio.move_on_after(0.5):
-            await host.options(grace_period=0.2).call(shield_for, 3600)
-        with trio.move_on_after(0.5):
-            await host.options(grace_period=0.2).call(swallow_everything)
+        for function in (shield_for_ever, swallow_everything):
+            path = tmp_path / function.__name__
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.options(grace_period=0.2).call, function, str(path))
+                await file_appears(path)
+                nursery.cancel_scope.cancel()
 
         assert host.statistics().verdicts == {"returned": 1, "killed": 2}
         assert await host.call(work.add, 1, 2) == 3
 
 
 @each_kind_of_host
-async def test_a_session_whose_call_was_cancelled_is_gone(open_host: OpenHost) -> None:
+async def test_a_session_whose_call_was_cancelled_is_gone(open_host: OpenHost, tmp_path: Path) -> None:
     async with open_host() as host, host.session() as session:
         assert await session.call(work.add, 1, 2) == 3
-        with trio.move_on_after(1):
-            await session.call(trio.sleep, 3600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.call, start_and_sleep, str(tmp_path / "started"))
+            await file_appears(tmp_path / "started")
+            nursery.cancel_scope.cancel()
 
         with pytest.raises(trickle.WorkerDied):
             await session.call(work.add, 1, 2)
