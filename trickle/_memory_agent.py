@@ -310,7 +310,9 @@ class MemoryAgent:
         (session.queue if session is not None else self.waiting).append(run)
 
     def _on_data(self, frame: Data) -> None:
-        run = self.runs[frame.id]
+        run = self.runs.get(frame.id)
+        if run is None:
+            return  # it came with a call that ended on arrival
         run.parts.append(frame.payload)
         run.whole = bool(frame.last)
         if run.assigned:

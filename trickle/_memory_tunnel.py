@@ -277,10 +277,12 @@ class Wire:
 
     @trio.lowlevel.enable_ki_protection
     async def _run_agent(self) -> None:
-        self._status = await self.agent.run()
-        with trio.CancelScope(shield=True):
-            await self._agent_stdout.aclose()
-        self._agent_ended.set()
+        try:
+            self._status = await self.agent.run()
+        finally:
+            self._agent_ended.set()
+            with trio.CancelScope(shield=True):
+                await self._agent_stdout.aclose()
 
     @trio.lowlevel.enable_ki_protection
     async def _carry(self) -> None:
