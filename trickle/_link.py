@@ -510,7 +510,7 @@ class Link:
                     self.lose(self._lost(f"nothing was heard from it for {self.settings.lease:g} s"))
 
     def _is_silent(self) -> bool:
-        return trio.current_time() - self.heard_at >= self.settings.lease
+        return trio.current_time() >= self.heard_at + self.settings.lease  # the very sum that _watch sleeps until
 
     @trio.lowlevel.enable_ki_protection
     async def _answer_questions(self, questions: trio.MemoryReceiveChannel[str]) -> None:

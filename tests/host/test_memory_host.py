@@ -362,3 +362,11 @@ def test_importing_trickle_does_not_import_its_testing() -> None:
     )
 
     assert done.stdout.strip() == "[]"
+
+
+async def test_a_silence_is_noticed_whatever_the_clock_rounds_to(autojump_clock: MockClock) -> None:
+    faults = [SlowLink(bytes_per_second=79795), Silence(at=22.5)]
+
+    async with open_memory_host(faults=faults, heartbeat=3, lease=12) as host:
+        with pytest.raises(trickle.HostLost, match="nothing was heard"):
+            await host.call(trio.sleep, 100)
