@@ -486,7 +486,7 @@ def test_the_link_moves_on_when_all_that_was_sent_has_been_heard() -> None:
     pair = Pair()
     running(pair, 1)
     for size in [CHUNK - 1, 1, 17, CHUNK - 3] * 50:
-        pair.agent.bulk(Output(1, 1, 0, bytes(size)))
+        pair.agent.bulk(Record(1, 20, 0, bytes(size)))
 
     _, at_controller = pair.settle()
 
@@ -671,7 +671,7 @@ def test_a_flood_that_nobody_answers_takes_no_memory() -> None:
     end = greeted(CONTROLLER)
     end.call(1, 0, b"", None)
     all_said(end)
-    flood = frames.encode(Output(0, 1, 0, bytes(CHUNK))) * 4
+    flood = frames.encode(Record(0, 20, 0, bytes(CHUNK))) * 4
 
     for _ in range(500):
         end.receive_data(flood, 0.0)
@@ -691,3 +691,27 @@ def test_thousands_of_calls_are_withdrawn_in_no_time() -> None:
         assert end.withdraw(id)
 
     assert end.is_drained
+
+
+def test_output_makes_room_for_more_only_when_it_is_delivered() -> None:
+    end = greeted(CONTROLLER)
+    all_said(end)
+    frame = Output(0, 1, 0, bytes(CHUNK))
+
+    (first,) = end.receive_data(frames.encode(frame), 0.0)
+    before = end.data_to_send(0.0)
+    end.delivered(first)
+    (ack,) = frames_in(b"".join(end.data_to_send(0.0)))
+
+    assert before == []
+    assert ack == Ack(0, CHUNK)
+
+
+def test_output_that_nobody_takes_is_bounded_whatever_the_agent_does() -> None:
+    end = greeted(CONTROLLER)
+    all_said(end)
+    flood = frames.encode(Output(0, 1, 0, bytes(CHUNK)))
+
+    with pytest.raises(WireError, match="output that nobody has taken"):
+        for _ in range(1000):
+            end.receive_data(flood, 0.0)

@@ -180,6 +180,7 @@ class Connection:
         self._link_bulk = _Call(RUNNING)  # of id 0: modules, and output that belongs to no call
         self._link_bulk.credit = 1 << 62
         self._unacked = 0
+        self._undelivered = 0  # bytes of output that have come, and have not reached whom they are for
 
     # ---- receiving
 
@@ -243,11 +244,16 @@ class Connection:
         return True
 
     def _count_bulk(self, frame: Frame) -> None:
-        if isinstance(frame, BULK) and not isinstance(frame, frames.Output):
+        if isinstance(frame, frames.Output):
+            self._undelivered += len(frame.payload)
+            if self._undelivered > LARGEST_WINDOW:
+                raise WireError("more than %d bytes of output that nobody has taken" % LARGEST_WINDOW)
+        elif isinstance(frame, BULK):
             self._unacked += len(frame.payload)
 
     def delivered(self, frame: "frames.Output") -> None:
         """What was printed has reached whom it is for: only then it makes room for more."""
+        self._undelivered -= len(frame.payload)
         self._unacked += len(frame.payload)
 
     def _move(self, frame: Frame, speaker: str) -> str:
