@@ -653,6 +653,8 @@ class Broker:
             if not reaping.terminated:
                 reaping.terminated = True
                 reaper.kill_group(pid, _signal.SIGTERM)  # sudo hands it on to what we could not kill
+                for left in reaping.known:  # what has left the group
+                    reaper.signal_one(left, _signal.SIGTERM)
             return False
         reaper.kill_group(pid, reaper.SIGKILL)
         remaining = reaper.kill(reaping.known)
