@@ -65,7 +65,6 @@ async def test_raise_failures_raises_one_group_of_what_failed() -> None:
 
     with pytest.raises(ExceptionGroup, match="2 of 3 hosts failed") as caught:
         results.raise_failures()
-    assert [type(error).__mro__[1:3] for error in caught.value.exceptions][1][0] is Exception
     assert caught.group_contains(LookupError) and caught.group_contains(trickle.ConnectError)
     assert {error.host for error in caught.value.exceptions} == {"bad", "nowhere"}  # type: ignore[attr-defined]
 
