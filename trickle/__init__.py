@@ -18,7 +18,7 @@ from trickle._link import HostInfo
 from trickle._modules import ModulePolicy
 from trickle._results import Failure, Results, Success
 from trickle._settings import OutputLine, Sink
-from trickle._tunnels import SSH, Command, Local
+from trickle._tunnels import SSH, Command, Docker, DockerExec, Local, Sudo
 from trickle._unpickling import allow
 
 __version__ = "0.1.0.dev0"
@@ -28,6 +28,8 @@ __all__ = [
     "CallTimeout",
     "Command",
     "ConnectError",
+    "Docker",
+    "DockerExec",
     "Failure",
     "Group",
     "Host",
@@ -44,6 +46,7 @@ __all__ = [
     "Session",
     "Sink",
     "Success",
+    "Sudo",
     "UnsafeResult",
     "Unsendable",
     "WorkerDied",

@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from trickle._parsing import parse
 
 # Given to the far end's Python.  It has under 200 characters and neither quote, backslash, '!' nor newline, so that
-# it passes through any number of shells.  It skips the line "exit 86", which is there for a shell that reads our
-# bytes by mistake; it ends by itself after 60 s (SIGALRM) or when the bytes are not what was sent (status 85).
+# it passes through any number of shells.  It skips two lines, which are there for a shell or an interactive Python
+# that reads our bytes by mistake.  It ends by itself after 60 s (SIGALRM), or when the bytes are not what was sent
+# (status 85).
 BOOT_LINE = (
-    "import sys,zlib,_signal;_signal.alarm(60);f=open(0,'rb',closefd=False);f.readline();"
-    "n,c=map(int,f.readline().split());b=f.read(n);zlib.crc32(b)==c or sys.exit(85);exec(zlib.decompress(b))"
+    "import sys,zlib,_signal;_signal.alarm(60);f=open(0,'rb',closefd=False);next(f);next(f);"
+    "n,c=map(int,next(f).split());b=f.read(n);zlib.crc32(b)==c or sys.exit(85);exec(zlib.decompress(b))"
 ).replace("'", '"')
 
 TOO_OLD = 83
 DAMAGED = 85
 WRONG_READER = 86
+NOT_PULLED = 87  # see _tunnels.PULL
 
 # Tries each name in turn.  A Python older than 3.6 stops with 83 (see FIRST_WORDS) and Python 2.7, which does not
 # know -I, with 2.  /usr/bin/python3 of a Mac without developer tools is a stub that opens a dialog.
@@ -47,8 +49,8 @@ def python_command(python: str | None) -> tuple[str, ...]:
 def boot_bytes(configuration: Mapping[str, object]) -> bytes:
     """What goes to the far Python's stdin before the first frame."""
     blob = _boot_blob()
-    head = f"exit {WRONG_READER}\n{len(blob)} {zlib.crc32(blob)}\n".encode()
-    return head + blob + ascii(dict(configuration)).encode() + b"\n"
+    head = f"exit {WRONG_READER}\nraise SystemExit({WRONG_READER})\n{len(blob)} {zlib.crc32(blob)}\n"
+    return head.encode() + blob + ascii(dict(configuration)).encode() + b"\n"
 
 
 @functools.cache

@@ -166,6 +166,9 @@ async def open_group(
     Args:
       tunnels: how to reach each; a plain string is the name of an ssh host.
       connect_limit: how many hosts connect at once.
+      connect_retries: how often connecting to a host is tried again, after a delay that grows and is partly random,
+        when the cause may go away by itself: refused, timed out, unreachable, too many sessions at once.  With
+        retries, calls leave when the agent has answered: a round trip later.
       connect_timeout, heartbeat, lease, workers, max_open, max_payload, modules, output: as in ``open_host``.
 
     Raises:
@@ -181,12 +184,11 @@ async def open_group(
         max_payload=max_payload,
         modules=modules,
         output=output,
+        connect_retries=connect_retries,
     )
     named = _by_name(tunnels)
     if connect_limit < 1:
         raise ValueError(f"connect_limit={connect_limit!r}: it is a whole number above 0")
-    if connect_retries:
-        raise ValueError(f"connect_retries={connect_retries!r}: retries are not to be had yet")
     raised: BaseException | None = None
     with one_interrupt():
         async with trio.open_nursery() as nursery:

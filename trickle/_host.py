@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
 from collections import Counter
@@ -18,6 +19,7 @@ import trio
 
 from trickle import _pickling, _unpickling
 from trickle._async_support import check_can_run, is_async
+from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
@@ -31,6 +33,8 @@ from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
 
 MAX_ERROR = 2**20  # bytes of a described exception; an agent of ours bounds each of its texts to 64 KiB
+
+logger = logging.getLogger("trickle")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,10 +95,11 @@ class HostCore:
         self._nursery = nursery
         self._start_tunnel = start
         self._abandoned: Link | None = None
+        self._failures = 0  # in a row
         self.link: Link = self._start_link()
 
-    def _start_link(self) -> Link:
-        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel, self.turns)
+    def _start_link(self, delay: float = 0) -> Link:
+        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel, self.turns, delay)
         self._nursery.start_soon(link.run)
         return link
 
@@ -116,8 +121,7 @@ class HostCore:
         if error is None:
             return self.link
         if reconnect:
-            self.link = self._start_link()
-            return self.link
+            return self._reconnect(error)
         if isinstance(error, ConnectError):
             raise again(error)
         why = str(error).removeprefix(f"{self.name}: ")
@@ -127,6 +131,19 @@ class HostCore:
             host=self.name,
             stderr=error.stderr,
         ) from error
+
+    def _reconnect(self, error: ConnectError | HostLost) -> Link:
+        """A new link in the place of one that has died, after a delay that grows as long as none of them lasts."""
+        lasted = self.link.connected_for
+        self._failures = 1 if lasted > LONGEST_DELAY else self._failures + 1
+        delay = backoff(self._failures)
+        why = str(error).splitlines()[0].removeprefix(f"{self.name}: ")
+        logger.info(
+            "%s: connecting again in %.1f s, without the state that was there; attempt %d, since %s",
+            *(self.name, delay, self._failures, why),
+        )
+        self.link = self._start_link(delay)
+        return self.link
 
     @property
     def error(self) -> ConnectError | HostLost | None:
@@ -479,7 +496,9 @@ class Host:
           max_result: bytes that a result may take (8 MiB); one that is all bytes or str is exempt.
           env: environment variables to set for each call, or to remove (None).
           cwd: the working directory of each call.
-          reconnect: connect anew when the connection was lost.
+          reconnect: connect anew when the connection was lost, or never came about, at the next verb: after a delay
+            that grows with each failure, up to 30 s, and is partly random.  What was there (globals, sessions, what
+            calls left running) is gone.  A call that was running raises HostLost; none is ever repeated.
           output: where printed lines go, instead of to this program's stderr.
         """
         return Host(self._core, self._options.replace(**given(locals())))

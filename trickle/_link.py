@@ -19,12 +19,14 @@ import trio
 import trio.lowlevel
 
 from trickle import _boot
+from trickle._backoff import backoff
 from trickle._decoder import READ_SIZE, MsgpackDecoder
 from trickle._diagnosis import connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
+from trickle._handshake import Handshake, starts_new_session
 from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
-from trickle._tunnel_process import StartTunnel, TunnelProcess, start_tunnel
+from trickle._tunnel_process import StartTunnel, TunnelProcess, run_briefly, start_tunnel
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, Connection
 from trickle._wire.frames import (
@@ -48,10 +50,9 @@ from trickle.abc import Tunnel
 
 logger = logging.getLogger("trickle")
 
-KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
-SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
 EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
+CLEANUP_PATIENCE = 10.0  # seconds in which a tunnel ends what it may have left
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 
 
@@ -115,6 +116,7 @@ class Link:
         verdicts: Counter[str],
         start: StartTunnel = start_tunnel,
         turns: trio.Semaphore | None = None,
+        delay: float = 0,
     ) -> None:
         assert tunnel.name is not None
         self.name: str = tunnel.name
@@ -122,7 +124,6 @@ class Link:
         self.settings = settings
         self.verdicts = verdicts
         self.state: State = "connecting"
-        self.stage: str = "starting the tunnel"
         self.closing: bool = False
         self.info: HostInfo | None = None
         self.lacks: frozenset[str] = frozenset()  # what its Python has not, of what the agent looked for
@@ -135,19 +136,25 @@ class Link:
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
         self.heard_at: float = trio.current_time()
+        self._connected_at = math.inf
         self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
         self._connection.control(Hello(0, frames.VERSION))
-        self._nonce = secrets.token_hex(16)
+        self._argv = tunnel.wrap(_boot.python_command(tunnel.python))
+        self._leftovers = tunnel.leftovers()
+        self._delay = delay
+        self._retries_left = settings.connect_retries
+        self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows
+        self._attempt = Handshake(tunnel)
+        self._attempt_scope = trio.CancelScope()
+        self._waits_for: str | None = None  # before an attempt
         self._newest = 0
         self._wake = trio.Event()
         self._scope = trio.CancelScope()
+        self._connect_scope = trio.CancelScope()
         self._start = start
         self._turns = turns
         self._has_turn = False
         self._process: TunnelProcess | None = None
-        self._noise = b""  # what came before the agent's marker
-        self._marked = False
-        self._stderr = b""
         self._stderr_ended = trio.Event()
         self._output: deque[tuple[Output, Sink | None]] = deque()  # bounded: it is acknowledged when it is delivered
         self._output_came = trio.Event()
@@ -183,7 +190,7 @@ class Link:
 
     async def send_modules_for(self, names: frozenset[str]) -> None:
         """Send what *names* import, as far as this host does not have it, ahead of the calls that come later."""
-        if names <= self._bundled:
+        if names <= self._bundled or not self.settings.sends_modules:
             return
         async with self._modules_lock:
             # Not to be abandoned: what ModuleServer has handed out once, it takes for sent.
@@ -251,7 +258,17 @@ class Link:
     @property
     def stderr(self) -> str:
         """The last that the tunnel's process said."""
-        return self._stderr.decode("utf-8", "replace")
+        return self._attempt.stderr.decode("utf-8", "replace")
+
+    @property
+    def connected_for(self) -> float:
+        """Seconds from its agent's hello until it was last heard of; 0 if there was none."""
+        return max(0.0, self.heard_at - self._connected_at)
+
+    @property
+    def stage(self) -> str:
+        """How far connecting has come, in words."""
+        return self._waits_for or self._attempt.stage
 
     @property
     def bytes_sent(self) -> int:
@@ -286,14 +303,52 @@ class Link:
                 self.gone.set()
 
     async def _live(self) -> None:
+        with self._scope:
+            if self._delay:
+                self._waits_for = "waiting to connect again"
+                await trio.sleep(self._delay)
+            await self._attempt_to_connect()
+            while self._retry_after is not None:
+                failures = self.settings.connect_retries - self._retries_left
+                delay = backoff(failures)
+                reason = self._retry_after.reason
+                logger.info("%s: attempt %d failed (%s), the next is in %.1f s", self.name, failures, reason, delay)
+                self._waits_for = f"waiting to connect again after {failures} attempts ({reason})"
+                await trio.sleep(delay)
+                await self._attempt_to_connect()
+
+    async def _attempt_to_connect(self) -> None:
+        """From the start of a tunnel to the end of its process, whether an agent answers or not."""
+        self._retry_after = None
         try:
-            with self._scope:
-                await self._wait_for_turn()
-                process = await self._start_tunnel()
-                if process is not None:
+            await self._wait_for_turn()
+            self._waits_for = None
+            self._attempt = Handshake(self.tunnel)
+            self._stderr_ended = trio.Event()
+            process = await self._start_tunnel()
+            if process is not None:
+                with trio.CancelScope() as self._attempt_scope:
                     await self._live_with(process)
         finally:
             self._give_turn_back()
+
+    def _fail_to_connect(self, timeout: float | None = None) -> None:
+        """This attempt is over (with *timeout*: it took so many seconds), and so is this link, if it was the last."""
+        error, is_passing = connect_error(
+            self.name,
+            stage=self.stage,
+            exit_status=self._process.returncode if self._process is not None else None,
+            stderr=self.stderr,
+            noise=self._attempt.noise,
+            refused=self._attempt.refused,
+            timeout=timeout,
+        )
+        if self._retries_left and is_passing:
+            self._retries_left -= 1
+            self._retry_after = error
+            self._attempt_scope.cancel()
+        else:
+            self.lose(error)
 
     async def _live_with(self, process: TunnelProcess) -> None:
         try:
@@ -317,7 +372,7 @@ class Link:
     async def _wait_for_turn(self) -> None:
         """Only so many hosts of a group connect at once."""
         if self._turns is not None:
-            self.stage = "waiting for its turn"
+            self._waits_for = "waiting for its turn"
             await self._turns.acquire()
             self._has_turn = True
 
@@ -327,9 +382,9 @@ class Link:
             self._turns.release()
 
     async def _start_tunnel(self) -> TunnelProcess | None:
-        argv = self.tunnel.wrap(_boot.python_command(self.tunnel.python))
+        argv = self._attempt.command(self._argv)
         try:
-            process = self._process = await self._start(argv)
+            process = self._process = await self._start(argv, new_session=starts_new_session(self.tunnel))
         except OSError as exc:
             advice = "is it installed on this machine?" if isinstance(exc, FileNotFoundError) else "see the error above"
             message = f"{self.name}: cannot run {argv[0]!r} ({exc.strerror}); {advice}"
@@ -337,32 +392,42 @@ class Link:
             error.__cause__ = exc
             self.lose(error)
             return None
-        self.stage = "waiting for the agent"
+        self._attempt.stage = "waiting for the agent"
         return process
 
     @trio.lowlevel.enable_ki_protection
     async def _write(self, process: TunnelProcess) -> None:
-        """The one task that writes to the pipe: whole frames, the boot code first."""
-        first = _boot.boot_bytes(self._configuration())
+        """The one task that writes to the pipe: what is asked for before the agent, its code, then whole frames."""
         try:
+            while not self._attempt.may_boot:
+                if answers := self._attempt.answers():
+                    await process.stdin.send_all(answers)
+                else:
+                    await self._woken()
+            first = _boot.boot_bytes(self._configuration())
+            self._connection.bytes_sent += len(first)
+            if self._retries_left:  # calls leave once: what went into an attempt that failed may have run
+                await process.stdin.send_all(first)
+                await self.answered.wait()
+                first = b""
             while True:
                 data = self._connection.data_to_send(trio.current_time())
-                if first:
-                    data.insert(0, first)
-                    self._connection.bytes_sent += len(first)
+                if first or data:
+                    await process.stdin.send_all(first + b"".join(data))
                     first = b""
-                if data:
-                    await process.stdin.send_all(b"".join(data))
                 else:
-                    self._wake = trio.Event()
-                    await self._wake.wait()
+                    await self._woken()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader finds out why
+
+    async def _woken(self) -> None:
+        self._wake = trio.Event()
+        await self._wake.wait()
 
     def _configuration(self) -> dict[str, object]:
         return {
             "name": self.name,
-            "nonce": self._nonce,
+            "nonce": self._attempt.nonce,
             "agent": secrets.token_hex(6),
             "heartbeat": self.settings.heartbeat,
             "lease": self.settings.lease,
@@ -392,26 +457,10 @@ class Link:
 
     def _receive(self, data: bytes) -> None:
         if self.state == "connecting":
-            data = self._after_noise(data)
+            data = self._attempt.receive(data)
         if data:
             for frame in self._connection.receive_data(data, trio.current_time()):
                 self._deliver(frame)
-
-    def _after_noise(self, data: bytes) -> bytes:
-        """What comes after the agent's marker, which occurs in nothing that was sent there."""
-        marker = self._nonce[::-1].encode()
-        if self._marked:
-            return data  # the first frame is still coming in
-        self._noise += data
-        found = self._noise.find(marker)
-        if found < 0:
-            if len(self._noise) > SKIPPED_NOISE:
-                raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
-            return b""
-        data = self._noise[found + len(marker) :]
-        self._noise = self._noise[:found][-KEPT_NOISE:]
-        self._marked = True
-        return data
 
     def _deliver(self, frame: Frame) -> None:
         match frame:
@@ -468,37 +517,43 @@ class Link:
         except (ValueError, KeyError, TypeError) as exc:
             raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
         self.state = "connected"
+        self._connected_at = trio.current_time()
         self._give_turn_back()
         self.answered.set()
         logger.debug("%s: connected to %s, Python %s", self.name, self.info.hostname, self.info.python_version)
 
     @trio.lowlevel.enable_ki_protection
     async def _read_stderr(self, process: TunnelProcess) -> None:
+        attempt = self._attempt
         try:
             async for data in process.stderr:
-                self._stderr = (self._stderr + data)[-KEPT_NOISE:]
+                was_preparing = attempt.preparing
+                attempt.receive_stderr(bytes(data))
                 if self.state == "connected":
                     logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
+                elif attempt.refused:
+                    self._fail_to_connect()
+                elif attempt.preparing != was_preparing:
+                    self._set_connect_deadline()
+                self._wake.set()  # a prompt may have come
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        attempt.end_of_stderr()
         self._stderr_ended.set()
+
+    def _set_connect_deadline(self) -> None:
+        now = trio.current_time()
+        self._connect_scope.deadline = math.inf if self._attempt.preparing else now + self.settings.connect_timeout
 
     @trio.lowlevel.enable_ki_protection
     async def _watch(self) -> None:
         """Beat, and give the agent up when it has been silent for too long."""
-        with trio.move_on_after(self.settings.connect_timeout):
+        with trio.CancelScope() as self._connect_scope:
+            self._set_connect_deadline()
             await self.answered.wait()
         if not self.answered.is_set():
-            self.lose(
-                connect_error(
-                    self.name,
-                    stage=self.stage,
-                    exit_status=self._process.returncode if self._process is not None else None,
-                    stderr=self.stderr,
-                    noise=self._noise,
-                    timeout=self.settings.connect_timeout,
-                )
-            )
+            self._fail_to_connect(self.settings.connect_timeout)
+            return
         while True:
             self._connection.control(Ping())
             self._wake.set()
@@ -531,15 +586,7 @@ class Link:
         with trio.move_on_after(LAST_LOOK):
             await self._stderr_ended.wait()  # unless something still holds it, such as a ControlMaster
         if self.state == "connecting":
-            self.lose(
-                connect_error(
-                    self.name,
-                    stage=self.stage,
-                    exit_status=process.returncode,
-                    stderr=self.stderr,
-                    noise=self._noise,
-                )
-            )
+            self._fail_to_connect()
         elif self.closing and process.returncode == 0:
             self.state = "closed"
             for call in list(self.calls.values()):
@@ -552,7 +599,7 @@ class Link:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
         await trio.aclose_forcefully(process.stdin)
         # An agent must be let finish: it is the one that can kill all it started.
-        patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._marked else BOOT_PATIENCE
+        patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
         with trio.move_on_after(patience):
             await process.wait()
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -562,6 +609,8 @@ class Link:
                     await process.wait()
         await trio.aclose_forcefully(process.stdout)
         await trio.aclose_forcefully(process.stderr)
+        if self._leftovers is not None and self._attempt.prepared and self.state != "closed":
+            await run_briefly(self._attempt.command(self._leftovers), CLEANUP_PATIENCE)
 
     def _lost(self, what: str) -> HostLost:
         last = self.stderr.strip().splitlines()[-1:]

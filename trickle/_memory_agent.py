@@ -161,6 +161,7 @@ class MemoryAgent:
         lines = Lines(self._stdin)
         try:
             await lines.next()  # "exit 86", for a shell
+            await lines.next()  # the same for an interactive Python
             size, checksum = map(int, (await lines.next()).split())
             if zlib.crc32(await lines.exactly(size)) != checksum:
                 return None, b""

@@ -138,7 +138,7 @@ class Memory:
             if isinstance(fault, Silence | Garbage) or (isinstance(fault, LinkLost) and fault.at is not None):
                 nursery.start_soon(self._strike_in_time, fault)
 
-    async def start(self, argv: Sequence[str]) -> Wire:
+    async def start(self, argv: Sequence[str], *, new_session: bool) -> Wire:
         """Start a tunnel with an agent at its end."""
         await trio.lowlevel.checkpoint()
         wire = self._wire = Wire(self._nursery, self)

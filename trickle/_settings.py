@@ -74,9 +74,13 @@ class OpenSettings:
     max_payload: int = MAX_PAYLOAD
     modules: ModulePolicy | None = None
     output: Sink | None = None
+    connect_retries: int = 0
+    sends_modules: bool = True
 
     def __post_init__(self) -> None:
         check_sink(self.output)
+        if not isinstance(self.connect_retries, int) or self.connect_retries < 0:
+            raise ValueError(f"connect_retries={self.connect_retries!r}: it is a whole number, 0 or more")
         for name in ("connect_timeout", "heartbeat", "lease"):
             if not is_number(getattr(self, name)) or not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)!r}: it is a number of seconds above 0")

@@ -6,8 +6,8 @@ import contextlib
 import os
 import subprocess
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeAlias
+from collections.abc import Sequence
+from typing import Protocol
 
 import trio
 
@@ -36,7 +36,11 @@ class TunnelProcess(Protocol):
         """Send a signal to it and its process group."""
 
 
-StartTunnel: TypeAlias = Callable[[Sequence[str]], Awaitable[TunnelProcess]]
+class StartTunnel(Protocol):
+    """Run a tunnel's command."""
+
+    async def __call__(self, argv: Sequence[str], *, new_session: bool) -> TunnelProcess:
+        """Return the process, with pipes on all three sides; OSError if it cannot be run."""
 
 
 class _Subprocess:
@@ -58,15 +62,19 @@ class _Subprocess:
         return await self._process.wait()
 
     def send_signal(self, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo, which ends with its stdin
             os.killpg(self._process.pid, number)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
 
 
 _live: weakref.WeakSet[_Subprocess] = weakref.WeakSet()
 
 
-async def start_tunnel(argv: Sequence[str]) -> TunnelProcess:
-    """Run a tunnel's command with pipes on all three sides.
+async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProcess:
+    """Run a tunnel's command with pipes on all three sides, in a session or just a process group of its own.
 
     Raises:
       OSError: it cannot be run.
@@ -76,10 +84,19 @@ async def start_tunnel(argv: Sequence[str]) -> TunnelProcess:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C reaches us first, and we end it in order
-        env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
+        start_new_session=new_session,  # so or so Ctrl-C reaches us first, and we end it in order
+        process_group=None if new_session else 0,
+        env=_environment(),
     )
     return _Subprocess(process)
+
+
+async def run_briefly(argv: Sequence[str], patience: float) -> None:
+    """Run a command that nobody waits for longer than *patience* seconds, whatever comes of it."""
+    with trio.move_on_after(patience), contextlib.suppress(OSError):
+        await trio.run_process(
+            argv, capture_stdout=True, capture_stderr=True, check=False, start_new_session=True, env=_environment()
+        )
 
 
 def _let_go_in_fork() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
-from trickle.abc import Tunnel, join_words
+from trickle.abc import NONCE, Tunnel, announced, is_plain_word, join_words
 
 # What ssh is always told.  -T: a terminal would garble frames.  ControlMaster=no: use a live master, but never become
 # one, for a master outlives its own command and takes the others along when it dies.  The rest keeps the user's
@@ -31,7 +32,15 @@ SSH_DEFAULTS = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 # Options that older versions of OpenSSH refuse to start with, and the version that brought them.
 SSH_NEWER = {"RemoteCommand": (7, 6), "StdinNull": (8, 7), "ForkAfterAuthentication": (8, 7)}
 
-_SAFE = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
+# Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.
+PULL = (
+    '$1 image inspect "$2" >/dev/null 2>&1 </dev/null || {'
+    ' echo "trickle $0 preparing to run $2: pulling it" >&2;'
+    ' $1 pull "$2" </dev/null >&2 || exit 87; };'
+    ' echo "trickle $0 prepared" >&2; shift 2; exec "$@"'
+)
+# Removes, or just stops, the containers with the connection's label.
+LEFTOVERS = "for c in $($1 ps -aq --filter label=trickle=$0 </dev/null); do $1 $2 $c </dev/null; done"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +91,13 @@ class SSH(Tunnel):
         for what, value in (("host", self.host), ("user", self.user)):
             if value is not None and not re.fullmatch(r"[^\s\\!'\"`$;&|<>(){}*?#~-][^\s\\!'\"`$;&|<>(){}*?#]*", value):
                 raise ValueError(f"{what}={value!r}: it has a character that cannot be passed to ssh safely")
-        if self.user is not None and not _SAFE.fullmatch(self.user):
+        if self.user is not None and not is_plain_word(self.user):
             raise ValueError(f"user={self.user!r}: only letters, digits and _./:=,@%+- can be passed on safely")
         if self.port is not None and not 0 < self.port < 65536:
             raise ValueError(f"port={self.port!r}: a port is a number from 1 to 65535")
         if self.via is not None:
             for word in self.ssh_options:
-                if not _SAFE.fullmatch(word):
+                if not is_plain_word(word):
                     raise ValueError(
                         f"ssh_options word {word!r}: with via=, only letters, digits and _./:=,@%+- can be passed on"
                     )
@@ -142,6 +151,147 @@ class Command(Tunnel):
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """The prefix, and *argv* behind it: word by word, or as one command line."""
         return self._through((*self.argv, join_words(argv)) if self.shell else (*self.argv, *argv))
+
+
+@dataclasses.dataclass(frozen=True)
+class Docker(Tunnel):
+    """A fresh container, which is gone at the end of the block.  An image that is not there is pulled first.
+
+    Pulling does not count for ``connect_timeout``.  The container has the label ``trickle``.
+
+    Args:
+      name: what the host is called; the engine gives the container a name of its own.
+      image: what to run; it needs a Python and, unless ``python=`` is given, ``sh``.
+      engine: the program that runs containers: ``"docker"``, or ``"podman"``.
+      rm: whether the container is removed when it ends.
+      user: the user in the container.
+      run_options: more words for ``docker run``, such as ``("--network", "none")``.
+      env: environment variables of the container, as a mapping or as pairs.  They stand in the command line, where
+        other users of the machine can read them; secrets belong into ``options(env=)``.
+    """
+
+    name: str | None
+    image: str = dataclasses.field(kw_only=True)
+    engine: str = dataclasses.field(default="docker", kw_only=True)
+    rm: bool = dataclasses.field(default=True, kw_only=True)
+    user: str | None = dataclasses.field(default=None, kw_only=True)
+    run_options: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
+    env: Mapping[str, str] | Iterable[tuple[str, str]] = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.run_options, str):
+            raise ValueError(f"run_options={self.run_options!r}: give a tuple of words, such as ('--network', 'none')")
+        object.__setattr__(self, "run_options", tuple(self.run_options))
+        object.__setattr__(self, "env", _pairs(self.env))
+        _check_words(image=self.image, engine=self.engine, user=self.user)
+        super().__post_init__()
+
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """``docker run ... image argv``, behind a shell that pulls the image if it has to."""
+        first, *others = argv
+        words = (
+            *(self.engine, "run", "--interactive", "--init", "--label", f"trickle={NONCE}"),
+            *(("--rm",) if self.rm else ()),
+            *_engine_options(self.user, self.env),
+            *self.run_options,
+            *("--entrypoint", first, self.image, *others),
+        )
+        return self._through(("sh", "-c", PULL, NONCE, self.engine, self.image, *words))
+
+    def leftovers(self) -> tuple[str, ...]:
+        """``docker rm --force`` of the containers with this connection's label; ``docker kill`` if they are kept."""
+        verb = ("rm", "--force") if self.rm else ("kill",)
+        return self._through(("sh", "-c", LEFTOVERS, NONCE, self.engine, " ".join(verb)))
+
+
+@dataclasses.dataclass(frozen=True)
+class DockerExec(Tunnel):
+    """A container that runs already.
+
+    Args:
+      container: its name or id.
+      engine: the program that runs containers: ``"docker"``, or ``"podman"``.
+      user: the user in the container.
+      env: environment variables, as a mapping or as pairs; see Docker.
+    """
+
+    container: str
+    engine: str = dataclasses.field(default="docker", kw_only=True)
+    user: str | None = dataclasses.field(default=None, kw_only=True)
+    env: Mapping[str, str] | Iterable[tuple[str, str]] = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env", _pairs(self.env))
+        _check_words(container=self.container, engine=self.engine, user=self.user)
+        super().__post_init__()
+
+    def default_name(self) -> str:
+        """The container's."""
+        return self.container
+
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """``docker exec -i ... container argv``."""
+        options = _engine_options(self.user, self.env)
+        return self._through((self.engine, "exec", "--interactive", *options, self.container, *argv))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sudo(Tunnel):
+    """Another user of a host that another tunnel reaches: ``Sudo(via=SSH("db1"))``.
+
+    Args:
+      user: who to be over there.
+      password: what to answer when sudo asks for a password.  Without it, sudo is told not to ask.
+    """
+
+    user: str = "root"
+    password: str | None = dataclasses.field(default=None, kw_only=True, repr=False)
+
+    # sudo keeps who has given a password by the session and its terminal: in a new one it would have forgotten.
+    new_session: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_words(user=self.user)
+        if self.password is not None and (not self.password or set("\n\r\0") & set(self.password)):
+            raise ValueError("password: it is empty, or has a line end in it, which no prompt takes")
+        super().__post_init__()
+
+    def default_name(self) -> str:
+        """``sudo:db1``; for another user than root, ``sudo:user@db1``."""
+        where = self.via.name if self.via is not None else Local().name
+        return f"sudo:{where}" if self.user == "root" else f"sudo:{self.user}@{where}"
+
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        """``sudo ... argv``."""
+        if self.password is None:
+            return self._through(("sudo", "-n", "-H", "-u", self.user, "--", *argv))
+        # -k: what happens does not depend on whether the password was given before.  sudo makes one % of two, so
+        # that the prompt itself stands in no command line: what prints that is not given the password.
+        prompt = f"trickle%%{NONCE}:{self.user}:"
+        return self._through(("sudo", "-k", "-S", "-p", prompt, "-H", "-u", self.user, "--", *announced(argv)))
+
+    def answers(self, nonce: str) -> Mapping[str, str]:
+        """The password, for sudo's prompt."""
+        return {} if self.password is None else {f"trickle%{nonce}:{self.user}:": self.password}
+
+
+def _pairs(env: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    pairs = tuple((name, value) for name, value in (env.items() if isinstance(env, Mapping) else env))
+    for name, value in pairs:
+        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+            raise ValueError(f"env: {name!r}: {value!r} is not an environment variable with a text")
+    return pairs
+
+
+def _engine_options(user: str | None, env: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    variables = [word for name, value in _pairs(env) for word in ("--env", f"{name}={value}")]
+    return (*(("--user", user) if user is not None else ()), *variables)
+
+
+def _check_words(**words: str | None) -> None:
+    for what, word in words.items():
+        if word is not None and (not is_plain_word(word) or word.startswith("-")):
+            raise ValueError(f"{what}={word!r}: only letters, digits and _./:=,@%+- can be passed on safely")
 
 
 def as_tunnel(tunnel: Tunnel | str) -> Tunnel:

@@ -7,12 +7,19 @@ import dataclasses
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
-__all__ = ["Tunnel", "join_words"]
+__all__ = ["NONCE", "Tunnel", "announced", "is_plain_word", "join_words"]
+
+NONCE = "TRICKLE-NONCE"  # in the words of a command: a text of 32 hex digits, new for each connection, goes there
 
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
 _UNQUOTABLE = re.compile(r"[\\!\n\r\0]")
+
+
+def is_plain_word(word: str) -> bool:
+    """Whether every login shell reads *word* as itself, without quotes, however deep it is nested."""
+    return _PLAIN_WORD.fullmatch(word) is not None
 
 
 def join_words(words: Iterable[str]) -> str:
@@ -23,6 +30,15 @@ def join_words(words: Iterable[str]) -> str:
         of these shells.
     """
     return " ".join(word if _PLAIN_WORD.fullmatch(word) else _quoted(word) for word in words)
+
+
+def announced(argv: Sequence[str]) -> tuple[str, ...]:
+    """The words that say on stdout that they have been reached, and then run *argv*.
+
+    For tunnels with ``answers``: nothing but an answer goes to their stdin before this was said, since what asks for
+    a secret would take the agent's code for it.  What is said is the nonce twice, which stands nowhere in the words.
+    """
+    return ("sh", "-c", 'echo $0$0; exec "$@"', NONCE, *argv)
 
 
 def _quoted(word: str) -> str:
@@ -55,8 +71,13 @@ class Tunnel(abc.ABC):
     trust: Literal["data", "full"] = "data"
     via: Tunnel | None = None
 
+    new_session: ClassVar[bool] = True
+    """Whether its command starts in a session of its own, or just in a process group of its own."""
+
     def __post_init__(self) -> None:
-        if self.python is not None and not _PLAIN_WORD.fullmatch(self.python):
+        if self.via is not None and not isinstance(self.via, Tunnel):
+            raise TypeError(f"via={self.via!r}: it is a tunnel, such as SSH('bastion')")
+        if self.python is not None and not is_plain_word(self.python):
             raise ValueError(f"python={self.python!r}: only letters, digits and _./:=,@%+- can be passed on safely")
         if self.trust not in ("data", "full"):
             raise ValueError(f'trust={self.trust!r}: it is "data" or "full"')
@@ -74,8 +95,21 @@ class Tunnel(abc.ABC):
         return type(self).__name__.lower()
 
     def answers(self, nonce: str) -> Mapping[str, str]:
-        """Secrets that this tunnel's command asks for: the prompt, made with *nonce*, and what to answer."""
+        """The secrets that this tunnel's command asks for, by prompt: each is sent once, when its prompt has come.
+
+        A prompt is waited for on stderr, at the start of a line.  It should contain *nonce*, and should not stand as
+        it is in the command, which a shell may print.  A command that asks must run ``announced(argv)`` behind it.
+        """
         return {}
+
+    def leftovers(self) -> tuple[str, ...] | None:
+        """A command that ends what a connection has left behind, if that did not end in order: by NONCE, as a label.
+
+        It is run only after the tunnel's command has said ``trickle NONCE prepared`` on stderr.  A command that first
+        takes a while for what ``connect_timeout`` is not meant for, such as loading an image, says
+        ``trickle NONCE preparing WHAT`` before, if the tunnel has such a command.
+        """
+        return None
 
     def _through(self, argv: Sequence[str]) -> tuple[str, ...]:
         return self.via.wrap(argv) if self.via is not None else tuple(argv)

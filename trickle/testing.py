@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
-from trickle._host import Host, HostCore, open_core
-from trickle._link import Link
+from trickle._host import Host, open_core
 from trickle._memory_agent import prepare_remote
 from trickle._memory_tunnel import (
     Fault,
@@ -90,13 +89,13 @@ async def open_memory_host(
         max_open=max_open,
         max_payload=max_payload,
         output=output,
+        sends_modules=False,  # they are here, and packing them takes a thread, for which no mock clock waits
     )
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
         memory = Memory(nursery, tuple(faults))
         try:
             async with open_core(MemoryTunnel(name=name), settings, memory.start) as core:
-                _send_no_modules(core)
                 host = Host(core, CallOptions())
                 if wait:
                     await host.wait_connected()
@@ -106,26 +105,6 @@ async def open_memory_host(
         await memory.end()
     if raised is not None:
         raise raised
-
-
-class _Everything(frozenset[str]):
-    """The modules that an agent in this process has."""
-
-    def __ge__(self, other: object) -> bool:
-        return True
-
-
-def _send_no_modules(core: HostCore) -> None:
-    """The agent has them, and packing them takes a thread, for which no mock clock waits."""
-    start_link = core._start_link
-
-    def start_link_to_memory() -> Link:
-        link = start_link()
-        link._bundled = _Everything()
-        return link
-
-    core.link._bundled = _Everything()
-    core._start_link = start_link_to_memory  # type: ignore[method-assign]
 
 
 for _name in __all__:

@@ -194,7 +194,7 @@ async def test_an_unknown_host_key_is_named(sshd: Sshd, tmp_path: Path) -> None:
         async with trickle.open_host(tunnel):
             pass
 
-    assert caught.value.reason == "host key"
+    assert caught.value.reason == "host key unknown"
 
 
 async def test_python_2_is_refused_by_name(python27: str) -> None:

@@ -123,12 +123,13 @@ def frame_of(text: str) -> Frame:
 def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
     sent = _boot.boot_bytes({"nonce": "0123456789abcdef" * 2}) + frames.encode(Ping())
 
-    first, second, rest = sent.split(b"\n", 2)
-    length, checksum = map(int, second.split(b" "))
+    first, second, third, rest = sent.split(b"\n", 3)
+    length, checksum = map(int, third.split(b" "))
     blob, rest = rest[:length], rest[length:]
     configuration, frame = rest.split(b"\n", 1)
 
     assert first == b"exit 86" and f"`{first.decode()}`" in PAGE
+    assert second == b"raise SystemExit(86)" and f"`{second.decode()}`" in PAGE
     assert zlib.crc32(blob) == checksum
     assert b"start(" in zlib.decompress(blob)
     assert ast.literal_eval(configuration.decode("ascii")) == {"nonce": "0123456789abcdef" * 2}

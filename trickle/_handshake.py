@@ -1,0 +1,143 @@
+"""What is said before the first frame: banners, sudo's prompts, an engine that pulls an image, the agent's marker.
+
+Sans-IO: _link.py gives it what has come and sends what it asks for.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+
+from trickle._tunnels import Local
+from trickle._wire.frames import WireError
+from trickle.abc import NONCE, Tunnel
+
+KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
+SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
+
+
+class Handshake:
+    """One attempt to reach an agent, from the tunnel's first word to the agent's marker.
+
+    Attributes:
+      nonce: what makes this connection's prompts and markers its own.
+      stage: what is being waited for, in words.
+      preparing: whether that is something that ``connect_timeout`` is not meant for.
+      prepared: whether the tunnel has said that it may leave something behind.
+      refused: whether a prompt came again for which its secret had been sent.
+      marked: whether the agent has begun to speak.
+      noise: what came on stdout before it did.
+      stderr: the last of what came there, prompts and our own words left out.
+    """
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self.nonce: str = secrets.token_hex(16)
+        self.stage: str = "starting the tunnel"
+        self.preparing: bool = False
+        self.prepared: bool = False
+        self.refused: bool = False
+        self.marked: bool = False
+        self.noise: bytes = b""
+        self.stderr: bytes = b""
+        self._marker = self.nonce[::-1].encode()  # occurs in nothing that is sent there
+        self._ready = (2 * self.nonce).encode()  # see abc.announced
+        self._line = b""  # of stderr, as far as it has come
+        self._may_prepare = any(each.leftovers() is not None for each in _chain(tunnel))
+        asked = [each.answers(self.nonce) for each in _chain(tunnel)]
+        self._answers = {prompt.encode(): secret.encode() for answers in asked for prompt, secret in answers.items()}
+        self._unready = sum(map(bool, asked))
+        self._unsent: list[bytes] = []
+        self._sent: set[bytes] = set()
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """*argv* with this connection's nonce in it."""
+        return [word.replace(NONCE, self.nonce) for word in argv]
+
+    def answers(self) -> bytes:
+        """What is to be sent to those who have asked for it."""
+        unsent, self._unsent = self._unsent, []
+        return b"".join(unsent)
+
+    @property
+    def may_boot(self) -> bool:
+        """Whether nobody but a Python reads what is sent."""
+        return not self._unready
+
+    def receive(self, data: bytes) -> bytes:
+        """Take what has come on stdout; what is returned comes after the agent's marker.
+
+        Raises:
+          WireError: so much has come without one that it is none of ours.
+        """
+        if self.marked:
+            return data
+        self.noise += data
+        while self._unready and self._ready in self.noise:
+            self.noise = self.noise.replace(self._ready, b"", 1).lstrip(b"\r\n")
+            self._unready -= 1
+            if not self._unready:
+                self.stage = "waiting for the agent"
+        before, found, after = self.noise.partition(self._marker)
+        if not found:
+            if len(self.noise) > SKIPPED_NOISE:
+                raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
+            return b""
+        self.noise = before[-KEPT_NOISE:]
+        self.marked = True
+        return after
+
+    def receive_stderr(self, data: bytes) -> None:
+        """Take what has come on stderr."""
+        if self.marked:
+            self._keep(data)
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in map(self._without_prompts, lines):
+            if not self._means_us(line):
+                self._keep(line + b"\n")
+        self._line = self._without_prompts(self._line)
+        if len(self._line) > KEPT_NOISE:
+            self.end_of_stderr()
+
+    def end_of_stderr(self) -> None:
+        """There is no more."""
+        self._keep(self._line)
+        self._line = b""
+
+    def _keep(self, data: bytes) -> None:
+        self.stderr = (self.stderr + data)[-KEPT_NOISE:]
+
+    def _without_prompts(self, line: bytes) -> bytes:
+        """What follows the prompts that *line* begins with, which are answered: each once."""
+        while prompt := next((prompt for prompt in self._answers if line.startswith(prompt)), None):
+            line = line[len(prompt) :]
+            if prompt in self._sent:
+                self.refused = True
+            else:
+                self._sent.add(prompt)
+                self._unsent.append(self._answers[prompt] + b"\n")
+        return line
+
+    def _means_us(self, line: bytes) -> bool:
+        """Whether it is a tunnel's own command that speaks: see Tunnel.leftovers."""
+        said = re.fullmatch(rb"trickle %s (prepared|preparing.*)" % self.nonce.encode(), line.rstrip(b"\r"))
+        if said is None or not self._may_prepare:
+            return False
+        self.prepared = said[1] == b"prepared"
+        self.preparing = not self.prepared
+        self.stage = said[1].decode("utf-8", "replace") if self.preparing else "waiting for the agent"
+        return True
+
+
+def _chain(tunnel: Tunnel | None) -> Iterator[Tunnel]:
+    """The tunnels that lead there, the last one first."""
+    while tunnel is not None:
+        yield tunnel
+        tunnel = tunnel.via
+
+
+def starts_new_session(tunnel: Tunnel) -> bool:
+    """Whether the process that runs on this machine is to have a session of its own."""
+    commands = [each for each in _chain(tunnel) if not isinstance(each, Local)]
+    return not commands or commands[-1].new_session
