@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 
 def started(path, *pids):
@@ -119,6 +120,37 @@ def full_of_del(path):
         Fragile()
 
 
+class Blocking:
+    def __del__(self):
+        time.sleep(3600)
+
+
+def blocked_in_del(path):
+    started(path)
+    while True:
+        Blocking()
+
+
+def full_of_blocking_del(path):
+    things = [Blocking() for _ in range(3)]
+    started(path)
+    things.clear()  # one after the other, with nothing of ours between them
+    time.sleep(3600)
+
+
+def blocked_in_a_weak_reference(path):
+    started(path)
+    while True:
+        thing = Fragile()
+        reference = weakref.ref(thing, lambda reference: time.sleep(3600))
+        del thing, reference
+
+
+def replaced_by_another_program(path):
+    started(path)
+    os.execvp("sleep", ["sleep", "3600"])
+
+
 def swallows_every_base_exception(path):
     started(path)
     while True:
@@ -210,7 +242,7 @@ def stopped(path):
 
 
 # What to run, and how it may end.
-CANCELLED, KILLED, EITHER = {"cancelled"}, {"killed"}, {"cancelled", "killed"}
+CANCELLED, KILLED = "cancelled", "killed"
 TABLE = {
     sleep: CANCELLED,
     busy_loop: CANCELLED,
@@ -225,7 +257,11 @@ TABLE = {
     subprocess_run: CANCELLED,
     runs_trio: CANCELLED,
     runs_asyncio: CANCELLED,
-    full_of_del: EITHER,
+    full_of_del: CANCELLED,
+    blocked_in_del: CANCELLED,
+    full_of_blocking_del: CANCELLED,
+    blocked_in_a_weak_reference: CANCELLED,
+    replaced_by_another_program: KILLED,
     swallows_every_base_exception: KILLED,
     ignores_signals: KILLED,
     cleans_up_in_time: CANCELLED,

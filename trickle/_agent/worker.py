@@ -27,7 +27,6 @@ STACK = _signal.SIGRTMIN + 5 if hasattr(_signal, "SIGRTMIN") else None  # "where
 STACK_FD = 6
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 READ_SIZE = 256 * 1024
-SWALLOWED_PAUSE = 0.001  # seconds in which the place that swallowed a cancel is left
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
 
@@ -276,15 +275,25 @@ class Worker:
         reason = self._cancel.payload.decode("utf-8", "replace") if self._cancel is not None else ""
         return remote.CallCancelled(reason or None)
 
-    def raise_again(self) -> None:
-        """CallCancelled was swallowed where Python ignores exceptions: raise it once more, when this is left."""
-        if self._armed and self._cancel is not None:
-            self._raised = False
-            _thread.start_new_thread(self._wake_later, ())
+    def raise_again(self, interrupted: "Any") -> None:
+        """CallCancelled was swallowed where Python ignores exceptions: raise it in the frame that goes on after that.
 
-    def _wake_later(self) -> None:
-        time.sleep(SWALLOWED_PAUSE)
-        os.kill(self.pid, WAKE)
+        By a trace function, since a signal might hit the next finaliser, and the next.
+        """
+        if not self._armed or self._cancel is None or _thread.get_ident() != self.main_thread:
+            return
+
+        def trace(frame: "Any", event: str, argument: "Any") -> "Any":
+            self._raised = False  # from here on a signal may do it as well
+            # At a line's beginning 3.8 and 3.9 lose what is raised, if opcodes are traced too.
+            if event == "opcode" or (event == "call" and frame.f_code.co_name != "__del__"):
+                sys.settrace(None)
+                self._raise_if_cancelled(frame)
+            return None if event == "call" else trace
+
+        interrupted.f_trace = trace
+        interrupted.f_trace_opcodes = True
+        sys.settrace(trace)
 
     # ---- trickle.remote
 
@@ -374,7 +383,7 @@ def _show_stacks_on_request() -> None:
 
 def _on_unraisable(unraisable: "Any") -> None:
     if _this is not None and isinstance(unraisable.exc_value, remote.CallCancelled):
-        _this.raise_again()
+        _this.raise_again(sys._getframe(1))
     else:
         sys.__unraisablehook__(unraisable)  # type: ignore[attr-defined, unused-ignore]
 
