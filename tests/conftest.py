@@ -1,4 +1,5 @@
-"""Run ``async def`` tests with trio, and look after each test that touches real processes for what it left.
+"""Run ``async def`` tests with trio, look after each test that touches real processes for what it left, and have
+tests of what happens over there run over a local process and over a real ssh.
 
 Fixtures are plain functions, also for async tests: what is opened with ``async with`` is opened in the test.
 """
@@ -6,6 +7,9 @@ Fixtures are plain functions, also for async tests: what is opened with ``async 
 import functools
 import inspect
 import io
+import shutil
+import tempfile
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -14,7 +18,11 @@ import pytest
 import trio
 import trio.testing
 
+import trickle
 from tests import leftovers
+from tests import sshd as sshd_module
+from tests.hosts import local
+from tests.sshd import Sshd
 
 HANG = 120.0  # seconds: no test takes that long; this only turns a hang into a failure that says where
 TESTS = Path(__file__).parent
@@ -88,3 +96,53 @@ def nothing_is_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     yield
     if left := audit.leftovers():
         pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def public_directory() -> Iterator[Path]:
+    """A temporary directory that other users can enter, unlike pytest's; short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="far-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def _sshd_directory(public_directory: Path) -> Path:
+    sshd_module.sshd_binary()
+    directory = public_directory / "ssh"
+    directory.mkdir()
+    sshd_module.prepare(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def login_user(public_directory: Path) -> Iterator[str]:
+    """Who the tests log in as: a user with /bin/sh made for this session, or (not root) the current one."""
+    with sshd_module.login_user(public_directory / "home") as name:
+        yield name
+
+
+@pytest.fixture(scope="session")
+def piped_sshd(_sshd_directory: Path, login_user: str) -> Iterator[Sshd]:
+    """A real sshd as ProxyCommand: each connection starts one of its own.  The cheapest."""
+    with sshd_module.piped_sshd(_sshd_directory, login_user) as piped:
+        yield piped
+
+
+@pytest.fixture(params=["local", "ssh"])
+def far(request: pytest.FixtureRequest) -> trickle.abc.Tunnel:
+    """A host, ``web1``: a process of this Python, and what ``python3`` is for somebody who logs in by ssh."""
+    if request.param == "local":
+        return local("web1")
+    sshd: Sshd = request.getfixturevalue("piped_sshd")
+    return trickle.SSH(sshd.alias(), name="web1", ssh_options=sshd.ssh_options)
+
+
+@pytest.fixture
+def shared(public_directory: Path) -> Path:
+    """A directory that the user who logs in can write to as well."""
+    path = public_directory / f"shared{time.monotonic_ns()}"
+    path.mkdir()
+    path.chmod(0o777)
+    return path

@@ -26,15 +26,6 @@ def ssh(request: pytest.FixtureRequest) -> trickle.SSH:
     return trickle.SSH(sshd.alias(), name="web1", ssh_options=sshd.ssh_options)
 
 
-@pytest.fixture
-def shared(public_directory: Path) -> Path:
-    """A directory that the user who logs in can write to as well."""
-    path = public_directory / f"shared{time.monotonic_ns()}"
-    path.mkdir()
-    path.chmod(0o777)
-    return path
-
-
 async def test_calls_errors_and_output_come_back_over_ssh(ssh: trickle.SSH) -> None:
     lines = []
 

@@ -17,12 +17,13 @@ import trickle
 from tests import work
 from tests.hosts import file_appears, is_running, local, process_ends, running_below
 from trickle._modules import ModuleServer
+from trickle.abc import Tunnel
 
 
-async def test_a_cancelled_call_is_over_when_its_scope_exits(tmp_path: Path) -> None:
-    path = tmp_path / "started"
+async def test_a_cancelled_call_is_over_when_its_scope_exits(far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.say_and_run, str(path))
             pid = int(await file_appears(path))
@@ -32,34 +33,34 @@ async def test_a_cancelled_call_is_over_when_its_scope_exits(tmp_path: Path) -> 
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
-async def test_host_survives_a_cancelled_call(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_host_survives_a_cancelled_call(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         with trio.move_on_after(0.2):
             await host.call(time.sleep, 3600)
 
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_finally_blocks_run_within_the_grace_period(tmp_path: Path) -> None:
-    path = tmp_path / "cleaned"
+async def test_finally_blocks_run_within_the_grace_period(far: Tunnel, shared: Path) -> None:
+    path = shared / "cleaned"
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.clean_up_then, str(path))
-            await file_appears(tmp_path / "cleaned.started")
+            await file_appears(shared / "cleaned.started")
             nursery.cancel_scope.cancel()
 
         assert path.read_text() == "clean"
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
-async def test_cleaning_up_beyond_the_grace_period_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "cleaned"
+async def test_cleaning_up_beyond_the_grace_period_is_killed(far: Tunnel, shared: Path) -> None:
+    path = shared / "cleaned"
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.options(grace_period=0.1).call, work.clean_up_then, str(path), 3600)
-            pid = int(await file_appears(tmp_path / "cleaned.started"))
+            pid = int(await file_appears(shared / "cleaned.started"))
             nursery.cancel_scope.cancel()
 
         assert not is_running(pid)
@@ -67,10 +68,10 @@ async def test_cleaning_up_beyond_the_grace_period_is_killed(tmp_path: Path) -> 
         assert host.statistics().verdicts == {"killed": 1}
 
 
-async def test_code_that_swallows_everything_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "started"
+async def test_code_that_swallows_everything_is_killed(far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.options(grace_period=0.1).call, work.refuse_to_stop, str(path))
             pid = int(await file_appears(path))
@@ -80,8 +81,8 @@ async def test_code_that_swallows_everything_is_killed(tmp_path: Path) -> None:
         assert host.statistics().verdicts == {"killed": 1}
 
 
-async def test_code_that_holds_the_gil_is_killed() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_code_that_holds_the_gil_is_killed(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         pid = await host.call(work.pid)
         with trio.move_on_after(0.3):
             await host.options(grace_period=0.1).call(sum, range(10**13))
@@ -91,10 +92,10 @@ async def test_code_that_holds_the_gil_is_killed() -> None:
         assert await host.call(work.add, 1) == 1
 
 
-async def test_children_are_gone_whatever_group_or_session_they_moved_to(tmp_path: Path) -> None:
-    path = tmp_path / "pids"
+async def test_children_are_gone_whatever_group_or_session_they_moved_to(far: Tunnel, shared: Path) -> None:
+    path = shared / "pids"
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.start_children, str(path))
             pids = [int(pid) for pid in (await file_appears(path)).split()]
@@ -104,40 +105,40 @@ async def test_children_are_gone_whatever_group_or_session_they_moved_to(tmp_pat
         assert not any(is_running(pid) for pid in pids)
 
 
-async def test_a_verdict_returned_returns_the_value(tmp_path: Path) -> None:
+async def test_a_verdict_returned_returns_the_value(far: Tunnel, shared: Path) -> None:
     results = []
 
     async def call(host: trickle.Host) -> None:
-        results.append(await host.call(work.return_anyway, str(tmp_path / "started")))
+        results.append(await host.call(work.return_anyway, str(shared / "started")))
 
-    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+    async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
         nursery.start_soon(call, host)
-        await file_appears(tmp_path / "started")
+        await file_appears(shared / "started")
         nursery.cancel_scope.cancel()
 
     assert results == ["came anyway"]
     assert host.statistics().verdicts == {"returned": 1}
 
 
-async def test_a_verdict_raised_raises(tmp_path: Path) -> None:
+async def test_a_verdict_raised_raises(far: Tunnel, shared: Path) -> None:
     errors = []
 
     async def call(host: trickle.Host) -> None:
         try:
-            await host.call(work.raise_otherwise, str(tmp_path / "started"))
+            await host.call(work.raise_otherwise, str(shared / "started"))
         except LookupError as exc:
             errors.append(exc)
 
-    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+    async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
         nursery.start_soon(call, host)
-        await file_appears(tmp_path / "started")
+        await file_appears(shared / "started")
         nursery.cancel_scope.cancel()
 
     assert [error.args for error in errors] == [("while cleaning up",)]
 
 
-async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         first = await host.call(work.pid)
         with trio.move_on_after(0.2):
             await host.call(time.sleep, 3600)
@@ -146,18 +147,18 @@ async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again() -
     assert first != second
 
 
-async def test_a_timeout_leaves_the_other_calls_alone(tmp_path: Path) -> None:
+async def test_a_timeout_leaves_the_other_calls_alone(far: Tunnel, shared: Path) -> None:
     results = []
 
     async def long_call(host: trickle.Host) -> None:
-        results.append(await host.call(_wait_for_file, str(tmp_path / "go")))
+        results.append(await host.call(_wait_for_file, str(shared / "go")))
 
-    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+    async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
         nursery.start_soon(long_call, host)
         for _ in range(3):
             with trio.move_on_after(0.1):
                 await host.call(time.sleep, 3600)
-        (tmp_path / "go").touch()
+        (shared / "go").touch()
 
     assert results == ["went"]
 
@@ -171,30 +172,30 @@ def _wait_for_file(path):  # type: ignore[no-untyped-def]
     return "went"
 
 
-async def test_a_call_that_is_cancelled_before_it_is_sent_never_starts(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_call_that_is_cancelled_before_it_is_sent_never_starts(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await host.call(work.write_file, str(tmp_path / "ran"), "ran")
+            await host.call(work.write_file, str(shared / "ran"), "ran")
 
-    assert not (tmp_path / "ran").exists()
+    assert not (shared / "ran").exists()
 
 
-async def test_a_call_that_waits_for_a_worker_never_starts_when_cancelled(tmp_path: Path) -> None:
-    async with trickle.open_host(local(), workers=1) as host, trio.open_nursery() as nursery:
-        nursery.start_soon(host.call, work.say_and_run, str(tmp_path / "first"))
-        await file_appears(tmp_path / "first")
+async def test_a_call_that_waits_for_a_worker_never_starts_when_cancelled(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far, workers=1) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.call, work.say_and_run, str(shared / "first"))
+        await file_appears(shared / "first")
         with trio.move_on_after(0.2):
-            await host.call(work.write_file, str(tmp_path / "second"), "ran")
+            await host.call(work.write_file, str(shared / "second"), "ran")
         verdicts = dict(host.statistics().verdicts)
         nursery.cancel_scope.cancel()
 
     assert verdicts == {"never started": 1}
-    assert not (tmp_path / "second").exists()
+    assert not (shared / "second").exists()
 
 
-async def test_a_call_cancelled_while_its_arguments_are_sent_never_starts() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_call_cancelled_while_its_arguments_are_sent_never_starts(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         await host.call(work.pid)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.size_of, bytes(200_000_000))
@@ -206,8 +207,8 @@ async def test_a_call_cancelled_while_its_arguments_are_sent_never_starts() -> N
         assert await host.call(work.size_of, bytes(1_000_000)) == 1_000_000
 
 
-async def test_a_call_cancelled_while_its_result_is_on_the_way_leaves_the_host_usable() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_call_cancelled_while_its_result_is_on_the_way_leaves_the_host_usable(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         pid = await host.call(work.pid)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.give_bytes, 200_000_000)
@@ -220,8 +221,8 @@ async def test_a_call_cancelled_while_its_result_is_on_the_way_leaves_the_host_u
         assert len(await host.call(work.give_bytes, 1_000_000)) == 1_000_000
 
 
-async def test_a_scope_that_is_given_more_time_is_noticed() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_scope_that_is_given_more_time_is_noticed(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         await host.call(work.pid)
         with trio.move_on_after(0.3) as scope:
             async with trio.open_nursery() as nursery:
@@ -237,10 +238,10 @@ async def test_a_scope_that_is_given_more_time_is_noticed() -> None:
     assert host.statistics().verdicts == {"returned": 2}
 
 
-async def test_the_agent_keeps_deadlines_itself_when_the_controller_is_stuck(tmp_path: Path) -> None:
-    path = tmp_path / "started"
+async def test_the_agent_keeps_deadlines_itself_when_the_controller_is_stuck(far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
 
-    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+    async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
         nursery.start_soon(file_appears, path)
         with trio.move_on_after(0.5):
             async with trio.open_nursery() as inner:
@@ -259,8 +260,8 @@ async def test_time_left_and_check_cancelled_are_harmless_here() -> None:
     assert trickle.remote.host_name is None
 
 
-async def test_time_left_and_host_name_are_known_over_there() -> None:
-    async with trickle.open_host(local("web1")) as host:
+async def test_time_left_and_host_name_are_known_over_there(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         with trio.fail_after(100):
             left, name = await host.call(_ask_remote)
         forever, _ = await host.call(_ask_remote)
@@ -276,8 +277,8 @@ def _ask_remote():  # type: ignore[no-untyped-def]
     return remote.time_left(), remote.host_name
 
 
-async def test_a_worker_that_is_killed_is_told_from_one_that_exits() -> None:
-    async with trickle.open_host(local("web1")) as host:
+async def test_a_worker_that_is_killed_is_told_from_one_that_exits(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         with pytest.raises(trickle.WorkerDied, match="web1: .*signal 9") as killed:
             await host.call(work.kill_self)
         with pytest.raises(trickle.WorkerDied, match="web1: .*status 7") as exited:
@@ -289,10 +290,10 @@ async def test_a_worker_that_is_killed_is_told_from_one_that_exits() -> None:
         assert await host.call(work.add, 1) == 1
 
 
-async def test_an_agent_that_is_killed_in_mid_call_is_a_lost_host(tmp_path: Path) -> None:
-    path = tmp_path / "started"
+async def test_an_agent_that_is_killed_in_mid_call_is_a_lost_host(far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
 
-    async with trickle.open_host(local("web1")) as host:
+    async with trickle.open_host(far) as host:
         with pytest.raises(trickle.HostLost, match="web1: ") as caught:
             async with trio.open_nursery() as nursery:
 
@@ -315,8 +316,8 @@ async def test_an_agent_that_is_killed_in_mid_call_is_a_lost_host(tmp_path: Path
         assert host.statistics().verdicts == {"unknown": 1}
 
 
-async def test_a_lost_host_comes_back_when_asked_to(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_lost_host_comes_back_when_asked_to(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         with pytest.raises(trickle.HostLost):
             await host.call(os.kill, host.info.pid, signal.SIGKILL)
         with pytest.raises(trickle.HostLost, match="reconnect=True"):
@@ -327,13 +328,13 @@ async def test_a_lost_host_comes_back_when_asked_to(tmp_path: Path) -> None:
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_a_scope_around_open_host_that_is_cancelled_in_mid_call_gets_its_verdict(tmp_path: Path) -> None:
-    path = tmp_path / "cleaned"
+async def test_a_scope_around_open_host_that_is_cancelled_in_mid_call_gets_its_verdict(far: Tunnel, shared: Path) -> None:
+    path = shared / "cleaned"
 
     with trio.CancelScope() as scope:
-        async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.clean_up_then, str(path))
-            await file_appears(tmp_path / "cleaned.started")
+            await file_appears(shared / "cleaned.started")
             scope.cancel()
 
     assert scope.cancelled_caught
@@ -341,12 +342,12 @@ async def test_a_scope_around_open_host_that_is_cancelled_in_mid_call_gets_its_v
     assert host.statistics().verdicts == {"cancelled": 1}
 
 
-async def test_a_body_that_raises_ends_the_calls_and_raises_as_itself(tmp_path: Path) -> None:
-    path = tmp_path / "started"
+async def test_a_body_that_raises_ends_the_calls_and_raises_as_itself(far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
 
     async with trio.open_nursery() as nursery:
         with pytest.raises(ZeroDivisionError):
-            async with trickle.open_host(local()) as host:
+            async with trickle.open_host(far) as host:
                 nursery.start_soon(_call_and_expect_close, host, path)
                 pid = int(await file_appears(path))
                 raise ZeroDivisionError
@@ -365,9 +366,9 @@ async def test_an_exception_of_the_body_is_not_wrapped(tmp_path: Path) -> None:
             raise ZeroDivisionError
 
 
-async def test_a_body_that_raises_while_it_is_cancelled_raises_that(tmp_path: Path) -> None:
+async def test_a_body_that_raises_while_it_is_cancelled_raises_that(far: Tunnel) -> None:
     with pytest.raises(LookupError), trio.CancelScope() as scope:
-        async with trickle.open_host(local()) as host:
+        async with trickle.open_host(far) as host:
             scope.cancel()
             try:
                 await host.call(time.sleep, 3600)
@@ -375,10 +376,10 @@ async def test_a_body_that_raises_while_it_is_cancelled_raises_that(tmp_path: Pa
                 raise LookupError
 
 
-async def test_aclose_gives_calls_of_other_tasks_their_verdicts(tmp_path: Path) -> None:
-    path = tmp_path / "started"
+async def test_aclose_gives_calls_of_other_tasks_their_verdicts(far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
 
-    async with trickle.open_host(local("web1")) as host, trio.open_nursery() as nursery:
+    async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
         nursery.start_soon(_call_and_expect_close, host, path)
         pid = int(await file_appears(path))
         await host.aclose()
@@ -387,8 +388,8 @@ async def test_aclose_gives_calls_of_other_tasks_their_verdicts(tmp_path: Path) 
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
-async def test_what_a_call_left_running_ends_with_the_host(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_what_a_call_left_running_ends_with_the_host(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         pid = await host.call(_leave_a_child)
 
         assert is_running(pid)
@@ -402,11 +403,11 @@ def _leave_a_child() -> int:
     return subprocess.Popen(["sleep", "3600"], start_new_session=True).pid
 
 
-async def test_threads_and_atexit_do_not_hold_a_host_up(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
-        await host.call(_leave_a_thread, str(tmp_path / "atexit"))
+async def test_threads_and_atexit_do_not_hold_a_host_up(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
+        await host.call(_leave_a_thread, str(shared / "atexit"))
 
-    assert (tmp_path / "atexit").exists()
+    assert (shared / "atexit").exists()
 
 
 def _leave_a_thread(path):  # type: ignore[no-untyped-def]
@@ -418,7 +419,7 @@ def _leave_a_thread(path):  # type: ignore[no-untyped-def]
     threading.Thread(target=time.sleep, args=(3600,)).start()
 
 
-async def test_a_hundred_calls_with_random_cancels_all_end(tmp_path: Path) -> None:
+async def test_a_hundred_calls_with_random_cancels_all_end(far: Tunnel) -> None:
     outcomes = []
 
     async def call(host: trickle.Host, number: int) -> None:
@@ -427,7 +428,7 @@ async def test_a_hundred_calls_with_random_cancels_all_end(tmp_path: Path) -> No
         if scope.cancelled_caught:
             outcomes.append(None)
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             for number in range(100):
                 nursery.start_soon(call, host, number)
@@ -508,8 +509,8 @@ async def test_three_hundred_hosts_leave_no_descriptor_task_or_process() -> None
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
-async def test_leaving_a_session_beside_a_call_whose_arguments_are_coming_in_hurts_nobody() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_leaving_a_session_beside_a_call_whose_arguments_are_coming_in_hurts_nobody(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         for _ in range(20):
             async with trio.open_nursery() as nursery, host.session() as session:
                 await session.call(work.add, 1)
@@ -525,10 +526,10 @@ async def test_leaving_a_session_beside_a_call_whose_arguments_are_coming_in_hur
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_a_result_that_is_cancelled_on_the_way_is_no_stack() -> None:
+async def test_a_result_that_is_cancelled_on_the_way_is_no_stack(far: Tunnel) -> None:
     errors = []
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
 
@@ -547,10 +548,10 @@ async def test_a_result_that_is_cancelled_on_the_way_is_no_stack() -> None:
     assert not getattr(errors[0], "__notes__", [])
 
 
-async def test_an_agent_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+async def test_an_agent_that_is_told_to_end_leaves_nothing(far: Tunnel, shared: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
-        path = tmp_path / f"pids{number}"
-        async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        path = shared / f"pids{number}"
+        async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
 
             async def call(host: trickle.Host = host, path: Path = path) -> None:
                 with contextlib.suppress(trickle.HostLost):
@@ -628,7 +629,7 @@ except BaseException as exc:
 """
 
 
-async def test_a_call_that_waits_for_a_module_can_be_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_waits_for_a_module_can_be_cancelled(far: Tunnel, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, go_on = threading.Event(), threading.Event()
 
     def answer(self: ModuleServer, name: str) -> bytes | None:
@@ -639,7 +640,7 @@ async def test_a_call_that_waits_for_a_module_can_be_cancelled(tmp_path: Path, m
     answer_at_once = ModuleServer.answer
     monkeypatch.setattr(ModuleServer, "answer", answer)
 
-    async with trickle.open_host(local()) as host:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(host.call, work.import_by_name, "tests.far_async")
             while not asked.is_set():
@@ -651,10 +652,10 @@ async def test_a_call_that_waits_for_a_module_can_be_cancelled(tmp_path: Path, m
         assert await host.call(work.import_by_name, "tests.torture") == "tests.torture"
 
 
-async def test_a_large_call_that_waits_for_room_never_starts_when_cancelled(tmp_path: Path) -> None:
-    async with trickle.open_host(local(), workers=1) as host, trio.open_nursery() as nursery:
-        nursery.start_soon(host.call, work.say_and_run, str(tmp_path / "first"))
-        await file_appears(tmp_path / "first")
+async def test_a_large_call_that_waits_for_room_never_starts_when_cancelled(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far, workers=1) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.call, work.say_and_run, str(shared / "first"))
+        await file_appears(shared / "first")
         with trio.move_on_after(0.3):
             await host.call(work.size_of, bytes(10_000_000))
         verdicts = dict(host.statistics().verdicts)
@@ -669,8 +670,8 @@ async def test_heartbeats_do_not_wait_behind_bulk() -> None:
             assert len(await host.call(bytes, bytes(30_000_000))) == 30_000_000
 
 
-async def test_a_segmentation_fault_is_told_and_leaves_the_host_usable() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_segmentation_fault_is_told_and_leaves_the_host_usable(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         with pytest.raises(trickle.WorkerDied) as caught:
             await host.call(work.fault)
 
@@ -678,18 +679,18 @@ async def test_a_segmentation_fault_is_told_and_leaves_the_host_usable() -> None
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_a_worker_that_runs_out_of_memory_is_told() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_worker_that_runs_out_of_memory_is_told(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         with pytest.raises(trickle.RemoteError, match="MemoryError"):
             await host.call(work.exhaust_memory)
 
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_a_deadline_says_where_the_call_was_also_while_it_held_the_gil(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_deadline_says_where_the_call_was_also_while_it_held_the_gil(far: Tunnel, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "trickle")
 
-    async with trickle.open_host(local("web1")) as host:
+    async with trickle.open_host(far) as host:
         await host.call(work.pid)
         with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(0.5):
             await host.options(grace_period=0.1).call(work.hold_the_gil)
