@@ -112,8 +112,8 @@ def count_calls():
 
 def clean_up_then(path, seconds=0.0):
     """On cancellation leave a file, after so many seconds of cleaning up."""
-    write_file(path + ".started", str(os.getpid()))
     try:
+        write_file(path + ".started", str(os.getpid()))
         time.sleep(3600)
     finally:
         time.sleep(seconds)
@@ -122,16 +122,16 @@ def clean_up_then(path, seconds=0.0):
 
 def return_anyway(path):
     """Swallow the cancellation, and return."""
-    write_file(path, str(os.getpid()))
     try:
+        write_file(path, str(os.getpid()))
         time.sleep(3600)
     except BaseException:
         return "came anyway"
 
 
 def raise_otherwise(path):
-    write_file(path, str(os.getpid()))
     try:
+        write_file(path, str(os.getpid()))
         time.sleep(3600)
     finally:
         raise LookupError("while cleaning up")
@@ -139,9 +139,10 @@ def raise_otherwise(path):
 
 def refuse_to_stop(path):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    write_file(path, str(os.getpid()))
     while True:
         try:
+            if not os.path.exists(path):
+                write_file(path, str(os.getpid()))
             time.sleep(3600)
         except BaseException:
             pass
@@ -262,8 +263,8 @@ def import_in_fork_and_here():
 def keep_reason(path):
     from trickle import remote
 
-    write_file(path + ".started", "x")
     try:
+        write_file(path + ".started", "x")
         time.sleep(3600)
     except remote.CallCancelled as exc:
         write_file(path, str(exc.reason))
@@ -283,8 +284,8 @@ def check_in_thread(path):
 
     thread = threading.Thread(target=loop)
     thread.start()
-    write_file(path + ".started", "x")
     try:
+        write_file(path + ".started", "x")
         time.sleep(3600)
     finally:
         thread.join()
@@ -307,7 +308,3 @@ def exhaust_memory():
 
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
     return len([bytearray(1 << 28) for _ in range(100)])
-
-
-def hold_the_gil():
-    return sum(range(10**13))

@@ -50,6 +50,8 @@ READ_SIZE = 256 * 1024
 PATIENCE = 0.005  # seconds that a call waits for a worker to come free before a new one is forked
 BACKSTOP = 1.0  # seconds past its deadline that a call is left to the controller's own scope
 TERM_TO_KILL = 0.2  # seconds
+STACK_LOOK = 0.005  # seconds between looks for a stack that was asked for
+STACK_PATIENCE = 1.0  # seconds in which it has to come; a process that is stopped writes none
 UNKILLABLE_AFTER = 2.0  # seconds in which SIGKILL did not end a process
 RETRY_KILL = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between looks at what is left
 OUTPUT_LIMIT = CREDIT  # bytes of one call that wait for the pipe: above, its worker is not read
@@ -83,6 +85,7 @@ class Task:
         self.cancelled = False
         self.torn = False  # parts of its result were dropped
         self.killed = False
+        self.by_deadline = False
 
     def seconds_left_ms(self, now: float) -> int:
         return frames.NEVER if self.deadline is None else frames.milliseconds(self.deadline - now)
@@ -393,8 +396,7 @@ class Broker:
             self._end(task, NEVER_STARTED)
             return
         self._throttle(worker)
-        if frame.cause == frames.BY_DEADLINE:
-            self._ask_for_stack(worker)
+        task.by_deadline = frame.cause == frames.BY_DEADLINE
         worker.tell(frame, _signal.SIGURG)
         self._wake_again(task, 0)
         self._at(time.monotonic() + frame.grace_ms / 1000.0, self._terminator(task), task)
@@ -405,33 +407,57 @@ class Broker:
         A signal that comes between Python's last look for one and a system call that blocks is not seen before
         the call ends.  The handler has nothing to do when it has been seen.
         """
-        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
+        worker = self._worker_at(task)
+        if worker is not None:
             if times:
-                reaper.signal_one(task.worker.pid, _signal.SIGURG)
+                reaper.signal_one(worker.pid, _signal.SIGURG)
             pause = WAKE_AGAIN[min(times, len(WAKE_AGAIN) - 1)]
             self._at(time.monotonic() + pause, lambda: self._wake_again(task, times + 1), task)
 
-    def _ask_for_stack(self, worker: Worker) -> None:
-        """Why was it slow?  The answer is read with the call's end."""
+    def _terminator(self, task: Task) -> "Callable[[], None]":
+        return lambda: self._give_up(task)
+
+    def _worker_at(self, task: Task) -> "Optional[Worker]":
+        """The worker that has a call in hand, and is not being ended."""
+        worker = task.worker
+        return worker if self.tasks.get(task.id) is task and worker is not None and not worker.retired else None
+
+    def _give_up(self, task: Task) -> None:
+        """The grace period is over.  What did not even say where its deadline found it, as all Python code does,
+        is asked by a signal first: why was it slow?"""
         from trickle._agent.worker import STACK
 
-        if STACK is not None:
+        worker = self._worker_at(task)
+        if worker is None or task.killed:
+            return
+        task.killed = True
+        if task.by_deadline and STACK is not None and not worker.read_stack():
             reaper.signal_one(worker.pid, STACK)
+            self._await_stack(task, time.monotonic() + STACK_PATIENCE)
+        else:
+            self._terminate(task)
 
-    def _terminator(self, task: Task) -> "Callable[[], None]":
-        return lambda: self._terminate(task)
+    def _await_stack(self, task: Task, until: float) -> None:
+        worker, now = self._worker_at(task), time.monotonic()
+        if worker is None:
+            return
+        if worker.read_stack() or now >= until:
+            self._terminate(task)
+        else:
+            self._at(now + STACK_LOOK, lambda: self._await_stack(task, until), task)
 
     def _terminate(self, task: Task) -> None:
         """Second rung: SIGTERM to the worker's group."""
-        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired and not task.killed:
-            task.killed = True
-            reaper.kill_group(task.worker.pid, _signal.SIGTERM)
+        worker = self._worker_at(task)
+        if worker is not None:
+            reaper.kill_group(worker.pid, _signal.SIGTERM)
             self._at(time.monotonic() + TERM_TO_KILL, lambda: self._kill(task), task)
 
     def _kill(self, task: Task) -> None:
         """Last rung: SIGKILL to everything."""
-        if self.tasks.get(task.id) is task and task.worker is not None and not task.worker.retired:
-            self._retire(task.worker, 0.0).end = (task.id, KILLED, 0, task.worker.read_stack())
+        worker = self._worker_at(task)
+        if worker is not None:
+            self._retire(worker, 0.0).end = (task.id, KILLED, 0, worker.read_stack())
 
     # ---- sessions
 
@@ -659,7 +685,8 @@ class Broker:
         reaper.kill_group(pid, reaper.SIGKILL)
         remaining = reaper.kill(reaping.known)
         if not remaining and exit_status(pid) is not None:
-            return True
+            # One that had not answered may have started something since it was looked at.
+            return reaping.looks > 0 or reaping.end is None or reaping.end[1] != KILLED
         if now < reaping.give_up:
             return False
         self._note(WARNING, "processes %r survived SIGKILL" % ([pid, *reaping.known],))

@@ -67,6 +67,7 @@ class Worker:
         self.decoder = Decoder()
         self.outbox: "List[memoryview]" = []
         self.outputs: "Dict[int, Lines]" = {}
+        self._stack_text = b""
 
     def fork(self, configuration: "Dict[str, Any]", bundles: "List[bytes]") -> None:
         """Start the process.  In the child this never returns."""
@@ -159,12 +160,12 @@ class Worker:
             pass  # it is dying; or it ignores a pipe full of such frames, and the next rung will do
 
     def read_stack(self) -> bytes:
-        """The stack that the worker was asked for, innermost frame first, without trickle's own frames."""
+        """As much as has come of the stack that a deadline found, innermost frame first, up to trickle's own frames."""
         try:
-            text = os.read(self.stack, READ_SIZE)
+            self._stack_text += os.read(self.stack, READ_SIZE)
         except OSError:
-            return b""
-        lines = text.splitlines()[1:]
+            pass  # nothing new
+        lines = self._stack_text[: self._stack_text.rfind(b"\n") + 1].splitlines()[1:]
         ours = [number for number, line in enumerate(lines) if b'File "<trickle>/' in line]
         return b"\n".join(lines[: ours[0] if ours else None])[:LONGEST_STACK]
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 WAKE = _signal.SIGURG  # ignored by default, and used by next to nobody
 STACK = _signal.SIGRTMIN + 5 if hasattr(_signal, "SIGRTMIN") else None  # "where are you?"
 STACK_FD = 6
+MOST_FRAMES = 100  # of a stack, as faulthandler has it
+PIPE_HOLDS = 4096  # bytes, at the least
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 READ_SIZE = 256 * 1024
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
@@ -262,6 +264,8 @@ class Worker:
         if self._cancel is None or self._raised or self._writing or self._cancel.id != self._armed:
             return
         self._raised = self._tainted = True
+        if self._cancel.cause == frames.BY_DEADLINE:
+            self._tell_stack(frame or sys._getframe(1))
         if self._stopper is not None:
             self._stopper()
             return
@@ -270,6 +274,19 @@ class Worker:
             handler(_signal.SIGINT, frame)  # trio's, asyncio's or the program's own knows better how to stop it
         else:
             raise self._cancellation()
+
+    def _tell_stack(self, frame: "Any") -> None:
+        """Why was it slow?  In faulthandler's words, which are only asked for when this does not come."""
+        lines = ["at its deadline the call was here, innermost frame first:"]
+        while frame is not None and len(lines) <= MOST_FRAMES:
+            code = frame.f_code
+            lines.append('  File "%s", line %s in %s' % (code.co_filename, frame.f_lineno, code.co_name))
+            frame = frame.f_back
+        text = "\n".join([*lines, ""]).encode("ascii", "backslashreplace")
+        try:
+            os.write(STACK_FD, text[:PIPE_HOLDS])
+        except OSError:
+            pass  # the function has closed it
 
     def _cancellation(self) -> remote.CallCancelled:
         reason = self._cancel.payload.decode("utf-8", "replace") if self._cancel is not None else ""
@@ -374,7 +391,11 @@ def _open_site() -> None:
 
 
 def _show_stacks_on_request() -> None:
-    """Have a signal write the main thread's stack, even while it holds the GIL."""
+    """Have a signal write the main thread's stack, even while it holds the GIL.
+
+    Only of code that is about to be killed: in the midst of a call or return in Python it may crash, and it leaves
+    errno at 0, so that a lock that is taken may seem to be free.
+    """
     if STACK is not None:
         import faulthandler
 
