@@ -24,7 +24,8 @@ from tests import sshd as sshd_module
 from tests.hosts import local
 from tests.sshd import Sshd
 
-HANG = 120.0  # seconds: no test takes that long; this only turns a hang into a failure that says where
+# Seconds: no test takes that long, unless it is marked ``takes``.  This only turns a hang into a failure that says where.
+HANG = 120.0
 TESTS = Path(__file__).parent
 AUDITED = (TESTS / "end_to_end", TESTS / "host")
 
@@ -41,11 +42,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if not inspect.iscoroutinefunction(function):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    run_with_trio(function, clock)(**arguments)
+    takes = pyfuncitem.get_closest_marker("takes")
+    run_with_trio(function, clock, takes.args[0] if takes is not None else HANG)(**arguments)
     return True
 
 
-def run_with_trio(function: Callable[..., Awaitable[object]], clock: trio.abc.Clock | None) -> Callable[..., None]:
+def run_with_trio(
+    function: Callable[..., Awaitable[object]], clock: trio.abc.Clock | None, hang: float = HANG
+) -> Callable[..., None]:
     """The same test as a plain function.  With a clock of the test's own, the guard counts by that clock:
     under ``autojump_clock`` it fires at once when every task waits for ever."""
 
@@ -53,7 +57,7 @@ def run_with_trio(function: Callable[..., Awaitable[object]], clock: trio.abc.Cl
     def test(**arguments: object) -> None:
         async def main() -> None:
             with trio.CancelScope() as scope:
-                trio.lowlevel.spawn_system_task(stop_a_hang, scope, report)  # ends with the run
+                trio.lowlevel.spawn_system_task(stop_a_hang, scope, report, hang)  # ends with the run
                 await function(**arguments)
 
         report = io.StringIO()
@@ -64,9 +68,9 @@ def run_with_trio(function: Callable[..., Awaitable[object]], clock: trio.abc.Cl
     return test
 
 
-async def stop_a_hang(scope: trio.CancelScope, report: io.StringIO) -> None:
-    await trio.sleep(HANG)
-    print(f"the test was still running after {HANG:g} s; its tasks waited here:", file=report)
+async def stop_a_hang(scope: trio.CancelScope, report: io.StringIO, hang: float) -> None:
+    await trio.sleep(hang)
+    print(f"the test was still running after {hang:g} s; its tasks waited here:", file=report)
     root = trio.lowlevel.current_root_task()
     waiting = [root] if root is not None else []
     while waiting:

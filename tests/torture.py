@@ -21,6 +21,22 @@ def started(path, *pids):
     os.rename(path + ".new", path)
 
 
+def started_when(path, is_so):
+    """Leave the file as soon as *is_so* of what /proc says of this process: a cancel that came before would find
+    it in the middle of Python code.  The rest of the line (see proc(5)) follows the state.
+    """
+    pid = os.getpid()
+    if os.fork():
+        return
+    while True:
+        with open("/proc/%d/stat" % pid) as file:
+            name, _, fields = file.read().rpartition(")")
+        if is_so(name, fields.split()):
+            started(path, pid)
+            os._exit(0)
+        time.sleep(0.01)
+
+
 def sleep(path):
     started(path)
     time.sleep(3600)
@@ -33,7 +49,9 @@ def busy_loop(path):
 
 
 def gil_held_in_c(path):
-    started(path)
+    before = os.times()
+    used = (before.user + before.system) * os.sysconf("SC_CLK_TCK")
+    started_when(path, lambda name, fields: int(fields[11]) + int(fields[12]) > used + 10)  # ticks, 0.1 s
     sum(range(10**13))
 
 
@@ -147,14 +165,15 @@ def blocked_in_a_weak_reference(path):
 
 
 def replaced_by_another_program(path):
-    started(path)
+    started_when(path, lambda name, fields: name.endswith("(sleep"))
     os.execvp("sleep", ["sleep", "3600"])
 
 
 def swallows_every_base_exception(path):
-    started(path)
     while True:
         try:
+            if not os.path.exists(path):
+                started(path)
             time.sleep(3600)
         except BaseException:
             pass
@@ -169,16 +188,16 @@ def ignores_signals(path):
 
 
 def cleans_up_in_time(path):
-    started(path)
     try:
+        started(path)
         time.sleep(3600)
     finally:
         time.sleep(0.05)
 
 
 def cleans_up_for_too_long(path):
-    started(path)
     try:
+        started(path)
         time.sleep(3600)
     finally:
         time.sleep(3600)
@@ -236,9 +255,16 @@ def printing_without_end(path):
 
 
 def stopped(path):
-    started(path)
+    started_when(path, lambda name, fields: fields[0] == "T")
     os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(3600)
+
+
+def child_under_sudo(path):
+    command = ["sudo", "-n", "sh", "-c", "echo $$; exec sleep 3600"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE)
+    started(path, child.pid, int(child.stdout.readline()))
+    child.wait()
 
 
 # What to run, and how it may end.
