@@ -24,8 +24,7 @@ from tests import sshd as sshd_module
 from tests.hosts import local
 from tests.sshd import Sshd
 
-# Seconds: no test takes that long, unless it is marked ``takes``.  This only turns a hang into a failure that says where.
-HANG = 120.0
+HANG = 120.0  # seconds: a test that may take longer is marked ``takes``; turns a hang into a failure that says where
 TESTS = Path(__file__).parent
 AUDITED = (TESTS / "end_to_end", TESTS / "host")
 

@@ -166,6 +166,13 @@ def fork_and_both_return():
     return "parent"
 
 
+def fork_and_exit(status):
+    pid = os.fork()
+    if not pid:
+        sys.exit(status)
+    return os.waitpid(pid, 0)[1] >> 8
+
+
 def print_unicode():
     print("grüße \u2713")
     return sys.stdout.encoding
@@ -308,3 +315,47 @@ def exhaust_memory():
 
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
     return len([bytearray(1 << 28) for _ in range(100)])
+
+
+def leave_a_thread():
+    threading.Thread(target=time.sleep, args=(3600,)).start()
+
+
+def leave_a_child():
+    return subprocess.Popen(["sleep", "3600"], start_new_session=True).pid
+
+
+def leave_a_fork():
+    pid = os.fork()
+    if not pid:
+        time.sleep(3600)
+    return pid
+
+
+def leave_an_orphan():
+    return int(subprocess.check_output(["setsid", "sh", "-c", "sleep 3600 >/dev/null & echo $!"]))
+
+
+def at_exit(path, seconds=0):
+    """Have a file written when the worker ends, which then takes so long."""
+    import atexit
+
+    atexit.register(time.sleep, seconds)
+    atexit.register(write_file, path, "ran")  # called first
+    return os.getpid()
+
+
+def handle_interrupts(path):
+    interrupts = []
+    signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    write_file(path, str(os.getpid()))
+    while not interrupts:
+        time.sleep(0.01)
+    return "interrupted by signal %d" % interrupts[0]
+
+
+def ignore_interrupts(path):
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    write_file(path, str(os.getpid()))
+    while True:
+        time.sleep(0.01)

@@ -7,50 +7,51 @@ import trio
 
 import trickle
 from tests import far_async, pythons, work
-from tests.hosts import file_appears, local
+from tests.hosts import file_appears
 from tests.requirements import require
 from trickle import _async_support
+from trickle.abc import Tunnel
 
 
-async def test_an_async_function_returns_and_raises_as_a_plain_one() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_an_async_function_returns_and_raises_as_a_plain_one(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         assert await host.call(far_async.sleep_and_say, 0.01) == "slept"
         assert await host.call(far_async.two_tasks) == [1, 2]
         with pytest.raises(LookupError, match="async"):
             await host.call(far_async.fail)
 
 
-async def test_a_cancelled_async_function_is_over(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_cancelled_async_function_is_over(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.call, far_async.start_and_sleep, str(tmp_path / "started"))
-            await file_appears(tmp_path / "started")
+            nursery.start_soon(host.call, far_async.start_and_sleep, str(shared / "started"))
+            await file_appears(shared / "started")
             nursery.cancel_scope.cancel()
 
         assert host.statistics().verdicts == {"cancelled": 1}
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_shielded_cleanup_is_honoured_within_the_grace_period(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_shielded_cleanup_is_honoured_within_the_grace_period(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.call, far_async.clean_up, str(tmp_path / "clean"), 0.2)
-            await file_appears(tmp_path / "clean.started")
+            nursery.start_soon(host.call, far_async.clean_up, str(shared / "clean"), 0.2)
+            await file_appears(shared / "clean.started")
             nursery.cancel_scope.cancel()
 
-        assert (tmp_path / "clean").read_text() == "clean"
+        assert (shared / "clean").read_text() == "clean"
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
-async def test_shielded_cleanup_beyond_the_grace_period_is_killed(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_shielded_cleanup_beyond_the_grace_period_is_killed(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
             view = host.options(grace_period=0.2)
-            nursery.start_soon(view.call, far_async.clean_up, str(tmp_path / "clean"), 3600.0)
-            await file_appears(tmp_path / "clean.started")
+            nursery.start_soon(view.call, far_async.clean_up, str(shared / "clean"), 3600.0)
+            await file_appears(shared / "clean.started")
             nursery.cancel_scope.cancel()
 
-        assert not (tmp_path / "clean").exists()
+        assert not (shared / "clean").exists()
         assert host.statistics().verdicts == {"killed": 1}
 
 
@@ -78,22 +79,22 @@ def test_modules_that_a_host_lacks_are_named() -> None:
         _async_support.check_can_run(far_async.fail, "web1", (3, 12, 0), {"queue"})
 
 
-async def test_a_reason_reaches_the_code_that_is_cancelled(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_reason_reaches_the_code_that_is_cancelled(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(host.call, work.keep_reason, str(tmp_path / "reason"))
-                await file_appears(tmp_path / "reason.started")
+                nursery.start_soon(host.call, work.keep_reason, str(shared / "reason"))
+                await file_appears(shared / "reason.started")
                 scope.cancel(reason="no longer wanted")
 
-    assert (tmp_path / "reason").read_text() == "no longer wanted"
+    assert (shared / "reason").read_text() == "no longer wanted"
 
 
-async def test_a_thread_of_the_calls_own_can_ask_whether_it_is_cancelled(tmp_path: Path) -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_thread_of_the_calls_own_can_ask_whether_it_is_cancelled(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(host.call, work.check_in_thread, str(tmp_path / "checked"))
-            await file_appears(tmp_path / "checked.started")
+            nursery.start_soon(host.call, work.check_in_thread, str(shared / "checked"))
+            await file_appears(shared / "checked.started")
             nursery.cancel_scope.cancel()
 
-    assert (tmp_path / "checked").read_text() == "CallCancelled"
+    assert (shared / "checked").read_text() == "CallCancelled"

@@ -13,6 +13,7 @@ import trio
 import trickle
 from tests import work
 from tests.hosts import local
+from trickle.abc import Tunnel
 
 
 async def test_a_call_returns_what_the_function_returns() -> None:
@@ -193,12 +194,13 @@ async def test_what_would_steer_our_control_flow_comes_back_plain() -> None:
             assert not isinstance(caught.value, (StopIteration, StopAsyncIteration, SystemExit))
 
 
-async def test_sys_exit_ends_the_call_and_not_the_worker() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_sys_exit_ends_the_call_and_not_the_worker(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         pid = await host.call(work.pid)
         with pytest.raises(trickle.RemoteError, match="SystemExit"):
             await host.call(work.exit_politely, 3)
 
+        assert host.statistics().verdicts == {"returned": 1, "raised": 1}
         assert await host.call(work.pid) == pid
 
 
@@ -423,11 +425,12 @@ async def test_a_closed_host_refuses_calls() -> None:
         await host.call(work.pid)
 
 
-async def test_a_function_that_forks_answers_once() -> None:
-    async with trickle.open_host(local()) as host:
-        result = await host.call(work.fork_and_both_return)
+async def test_a_function_that_forks_answers_once(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
+        assert await host.call(work.fork_and_both_return) == "parent"
+        assert await host.call(work.fork_and_exit, 3) == 3
 
-        assert result == "parent"
+        assert host.statistics().verdicts == {"returned": 2}
         assert await host.call(work.add, 1) == 1
 
 
@@ -543,8 +546,8 @@ async def test_garbage_in_a_workers_own_descriptors_ends_that_worker_alone() -> 
     assert results == ["slept"]
 
 
-async def test_a_fork_that_imports_what_is_not_there_is_told_and_the_call_goes_on() -> None:
-    async with trickle.open_host(local()) as host:
+async def test_a_fork_that_imports_what_is_not_there_is_told_and_the_call_goes_on(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
         assert await host.call(work.import_in_fork_and_here) == (7, "tests.torture")
 
 

@@ -18,6 +18,7 @@ import trickle
 from tests import torture, work
 from tests.hosts import file_appears, is_running, local, process_ends, running_below
 from trickle._modules import ModuleServer
+from trickle._wire.connection import CREDIT
 from trickle.abc import Tunnel
 
 
@@ -127,11 +128,13 @@ async def test_a_verdict_raised_raises(far: Tunnel, shared: Path) -> None:
     assert [error.args for error in errors] == [("while cleaning up",)]
 
 
-async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again(far: Tunnel) -> None:
+async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again(far: Tunnel, shared: Path) -> None:
     async with trickle.open_host(far) as host:
         first = await host.call(work.pid)
-        with trio.move_on_after(0.2):
-            await host.call(time.sleep, 3600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.say_and_run, str(shared / "started"))
+            assert await file_appears(shared / "started") == str(first)
+            nursery.cancel_scope.cancel()
         second = await host.call(work.pid)
 
     assert first != second
@@ -175,12 +178,17 @@ async def test_a_call_that_waits_for_a_worker_never_starts_when_cancelled(far: T
     async with trickle.open_host(far, workers=1) as host, trio.open_nursery() as nursery:
         nursery.start_soon(host.call, work.say_and_run, str(shared / "first"))
         await file_appears(shared / "first")
-        with trio.move_on_after(0.2):
-            await host.call(work.write_file, str(shared / "second"), "ran")
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(host.call, work.write_file, str(shared / "second"), "ran")
+            while not host.statistics().calls_waiting:
+                await trio.lowlevel.checkpoint()
+            async with host.session() as session:
+                await session.call(work.pid)  # it was sent behind the other: the agent has both
+            waiting.cancel_scope.cancel()
         verdicts = dict(host.statistics().verdicts)
         nursery.cancel_scope.cancel()
 
-    assert verdicts == {"never started": 1}
+    assert verdicts == {"returned": 1, "never started": 1}
     assert not (shared / "second").exists()
 
 
@@ -214,7 +222,7 @@ async def test_a_call_cancelled_while_its_result_is_on_the_way_leaves_the_host_u
 async def test_a_scope_that_is_given_more_time_is_noticed(far: Tunnel) -> None:
     async with trickle.open_host(far) as host:
         await host.call(work.pid)
-        with trio.move_on_after(0.3) as scope:
+        with trio.move_on_after(1.0) as scope:
             async with trio.open_nursery() as nursery:
 
                 async def give_more_time() -> None:
@@ -222,7 +230,7 @@ async def test_a_scope_that_is_given_more_time_is_noticed(far: Tunnel) -> None:
                     scope.deadline += 60
 
                 nursery.start_soon(give_more_time)
-                await host.call(time.sleep, 2)  # longer than the first deadline and the agent's second of patience
+                await host.call(time.sleep, 2.5)  # longer than the first deadline and the agent's second of patience
 
     assert not scope.cancelled_caught
     assert host.statistics().verdicts == {"returned": 2}
@@ -233,7 +241,7 @@ async def test_the_agent_keeps_deadlines_itself_when_the_controller_is_stuck(far
 
     async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
         nursery.start_soon(file_appears, path)
-        with trio.move_on_after(0.5):
+        with trio.move_on_after(2.0):  # in which it has to start
             async with trio.open_nursery() as inner:
                 inner.start_soon(host.call, work.say_and_run, str(path))
                 pid = int(await file_appears(path))
@@ -380,35 +388,81 @@ async def test_aclose_gives_calls_of_other_tasks_their_verdicts(far: Tunnel, sha
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
-async def test_what_a_call_left_running_ends_with_the_host(far: Tunnel) -> None:
+LEAVE = [work.leave_a_child, work.leave_a_fork, work.leave_an_orphan]
+
+
+@pytest.mark.parametrize("leave", LEAVE, ids=lambda leave: leave.__name__)
+async def test_what_a_call_left_running_ends_with_the_host(leave: Callable[[], int], far: Tunnel) -> None:
     async with trickle.open_host(far) as host:
-        pid = await host.call(_leave_a_child)
+        pid = await host.call(leave)
 
         assert is_running(pid)
 
     assert not is_running(pid)
 
 
-def _leave_a_child() -> int:
-    import subprocess
-
-    return subprocess.Popen(["sleep", "3600"], start_new_session=True).pid
-
-
 async def test_threads_and_atexit_do_not_hold_a_host_up(far: Tunnel, shared: Path) -> None:
     async with trickle.open_host(far) as host:
-        await host.call(_leave_a_thread, str(shared / "atexit"))
+        await host.call(work.leave_a_thread)
+        await host.call(work.at_exit, str(shared / "ran"))
 
-    assert (shared / "atexit").exists()
+    assert (shared / "ran").read_text() == "ran"
 
 
-def _leave_a_thread(path):  # type: ignore[no-untyped-def]
-    import atexit
-    import threading
-    import time
+async def test_a_handler_of_atexit_that_does_not_end_is_killed_after_the_grace_period(
+    far: Tunnel, shared: Path
+) -> None:
+    async with trickle.open_host(far) as host:
+        pid = await host.call(work.at_exit, str(shared / "ran"), 3600)
+        await host.options(grace_period=0.5).aclose()
 
-    atexit.register(open, path, "w")
-    threading.Thread(target=time.sleep, args=(3600,)).start()
+        assert not is_running(pid)
+        assert host.statistics().state == "closed"
+
+    assert (shared / "ran").exists()
+
+
+async def test_a_cancelled_call_takes_along_what_those_before_it_had_left(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
+        pids = [await host.call(leave) for leave in LEAVE]
+        await host.call(work.leave_a_thread)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.say_and_run, str(shared / "started"))
+            await file_appears(shared / "started")
+            assert all(is_running(pid) for pid in pids)
+            nursery.cancel_scope.cancel()
+
+        assert not [pid for pid in pids if is_running(pid)]
+        assert host.statistics().verdicts == {"returned": len(pids) + 1, "cancelled": 1}
+
+
+async def test_a_sigint_handler_in_force_is_called_instead(far: Tunnel, shared: Path) -> None:
+    results = []
+
+    async def call(host: trickle.Host) -> None:
+        results.append(await host.call(work.handle_interrupts, str(shared / "started")))
+
+    async with trickle.open_host(far) as host:
+        pid = await host.call(work.pid)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call, host)
+            await file_appears(shared / "started")
+            nursery.cancel_scope.cancel()
+
+        assert results == ["interrupted by signal 2"]
+        assert host.statistics().verdicts == {"returned": 2}
+        assert await host.call(work.pid) != pid  # it was disturbed, all the same
+
+
+async def test_a_sigint_handler_that_ignores_it_meets_the_next_rung(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.options(grace_period=0.5).call, work.ignore_interrupts, str(shared / "started"))
+            pid = int(await file_appears(shared / "started"))
+            nursery.cancel_scope.cancel()
+
+        assert not is_running(pid)
+        assert host.statistics().verdicts == {"killed": 1}
 
 
 async def test_a_hundred_calls_with_random_cancels_all_end(far: Tunnel) -> None:
@@ -644,12 +698,16 @@ async def test_a_call_that_waits_for_a_module_can_be_cancelled(far: Tunnel, monk
         assert await host.call(work.import_by_name, "tests.torture") == "tests.torture"
 
 
-async def test_a_large_call_that_waits_for_room_never_starts_when_cancelled(far: Tunnel, shared: Path) -> None:
+async def test_a_large_call_that_waits_for_credit_never_starts_when_cancelled(far: Tunnel, shared: Path) -> None:
     async with trickle.open_host(far, workers=1) as host, trio.open_nursery() as nursery:
         nursery.start_soon(host.call, work.say_and_run, str(shared / "first"))
         await file_appears(shared / "first")
-        with trio.move_on_after(0.3):
-            await host.call(work.size_of, bytes(10_000_000))
+        sent = host.statistics().bytes_sent
+        async with trio.open_nursery() as waiting:
+            waiting.start_soon(host.call, work.size_of, bytes(10_000_000))
+            while host.statistics().bytes_sent < sent + CREDIT:
+                await trio.lowlevel.checkpoint()
+            waiting.cancel_scope.cancel()
         verdicts = dict(host.statistics().verdicts)
         nursery.cancel_scope.cancel()
 
