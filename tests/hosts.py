@@ -23,11 +23,19 @@ async def file_appears(path: Path) -> str:
 
 def is_running(pid: int) -> bool:
     """Whether there is such a process, zombies aside."""
+    return _state(pid) not in ("Z", "X", None)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped the process."""
+    return _state(pid) == "T"
+
+
+def _state(pid: int) -> str | None:
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
-        return False
-    return state not in ("Z", "X")
+        return None
 
 
 async def process_ends(pid: int) -> None:

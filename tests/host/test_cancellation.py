@@ -16,7 +16,7 @@ import trio.lowlevel
 
 import trickle
 from tests import torture, work
-from tests.hosts import file_appears, is_running, local, process_ends, running_below
+from tests.hosts import file_appears, is_running, is_stopped, local, process_ends, running_below
 from trickle._modules import ModuleServer
 from trickle._wire.connection import CREDIT
 from trickle.abc import Tunnel
@@ -138,6 +138,28 @@ async def test_a_worker_into_which_cancellation_was_raised_is_not_used_again(far
         second = await host.call(work.pid)
 
     assert first != second
+
+
+async def test_an_idle_worker_that_is_stopped_is_not_given_the_next_call(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
+        pid = await host.call(work.pid)
+        os.kill(pid, signal.SIGSTOP)
+        await process_ends(pid)
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_a_session_that_is_stopped_between_two_calls_keeps_its_worker(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host, host.session() as session, trio.open_nursery() as nursery:
+        pid = await session.call(work.pid)
+        os.kill(pid, signal.SIGSTOP)
+        while not is_stopped(pid):
+            await trio.sleep(0.005)
+        nursery.start_soon(session.call, work.pid)
+        assert await host.call(work.add, 1, 2) == 3  # by now the agent knows
+        os.kill(pid, signal.SIGCONT)
+
+        assert await session.call(work.pid) == pid
 
 
 async def test_a_timeout_leaves_the_other_calls_alone(far: Tunnel, shared: Path) -> None:

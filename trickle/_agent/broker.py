@@ -613,6 +613,10 @@ class Broker:
         for worker in list(self.workers):
             status = exit_status(worker.pid)
             if status is None:
+                # The next call would wait in it.  A session has no other, and one in a call may be a debugger's.
+                if worker.task is None and not worker.session and not worker.retired and is_stopped(worker.pid):
+                    self._note(INFO, "worker %d was stopped between two calls, and is ended" % worker.pid)
+                    self._retire(worker)
                 continue
             fd = worker.link.fileno()
             if fd >= 0 and fd in self.by_fd:
@@ -903,6 +907,15 @@ def exit_status(pid: int) -> "Optional[int]":
     if info is None or not info.si_pid:
         return None
     return info.si_status if info.si_code == os.CLD_EXITED else 256 + info.si_status
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a child was stopped by a signal, and not continued; False where that cannot be known."""
+    try:
+        info = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, OSError):
+        return False
+    return info is not None and bool(info.si_pid)
 
 
 def _has_module(name: str) -> bool:
