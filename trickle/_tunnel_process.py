@@ -66,10 +66,6 @@ class _Subprocess:
             os.killpg(self._process.pid, number)
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
-
-
 _live: weakref.WeakSet[_Subprocess] = weakref.WeakSet()
 
 
@@ -86,17 +82,9 @@ async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProce
         stderr=subprocess.PIPE,
         start_new_session=new_session,  # so or so Ctrl-C reaches us first, and we end it in order
         process_group=None if new_session else 0,
-        env=_environment(),
+        env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
     )
     return _Subprocess(process)
-
-
-async def run_briefly(argv: Sequence[str], patience: float) -> None:
-    """Run a command that nobody waits for longer than *patience* seconds, whatever comes of it."""
-    with trio.move_on_after(patience), contextlib.suppress(OSError):
-        await trio.run_process(
-            argv, capture_stdout=True, capture_stderr=True, check=False, start_new_session=True, env=_environment()
-        )
 
 
 def _let_go_in_fork() -> None:

@@ -32,15 +32,27 @@ SSH_DEFAULTS = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 # Options that older versions of OpenSSH refuse to start with, and the version that brought them.
 SSH_NEWER = {"RemoteCommand": (7, 6), "StdinNull": (8, 7), "ForkAfterAuthentication": (8, 7)}
 
-# Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.
+# Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.  Every second it
+# says that it still pulls: once nobody is there to hear that, all of this process group ends.
 PULL = (
     '$1 image inspect "$2" >/dev/null 2>&1 </dev/null || {'
-    ' echo "trickle $0 preparing to run $2: pulling it" >&2;'
-    ' $1 pull "$2" </dev/null >&2 || exit 87; };'
+    ' p="trickle $0 preparing to run $2: pulling it"; echo "$p" >&2;'
+    ' { trap "" PIPE; while sleep 1 && echo 2>/dev/null; do echo "$p" >&2 || kill 0; done; } </dev/null |'
+    ' $1 pull "$2" >&2 || exit 87; };'
     ' echo "trickle $0 prepared" >&2; shift 2; exec "$@"'
 )
-# Removes, or just stops, the containers with the connection's label.
-LEFTOVERS = "for c in $($1 ps -aq --filter label=trickle=$0 </dev/null); do $1 $2 $c </dev/null; done"
+# Ends containers with the connection's label: those that `ps` lists with the options $2, by the commands `kill` and $3.
+# It looks a second time when there was none: the engine goes on to make one for a client that was killed.
+LEFTOVERS = (
+    "for i in 1 2 3 4 5; do c=$($1 ps --quiet --filter label=trickle=$0 $2); case $i$c in"
+    " 1) sleep 1;; 2|3|4|5) exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;"
+    " esac; done </dev/null >/dev/null 2>&1"
+)
+RUNNING = "--all --filter status=running --filter status=paused"
+# Its frames go through the container's stdout, which an engine would keep in a log; and a container in which nobody
+# types needs no keys to leave it by, which podman looks for in all that it reads.
+ENGINE_OPTIONS = ("--interactive", "--detach-keys=")
+RUN_OPTIONS = (*ENGINE_OPTIONS, "--init", "--log-driver=none", "--label", f"trickle={NONCE}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,8 +202,7 @@ class Docker(Tunnel):
         """``docker run ... image argv``, behind a shell that pulls the image if it has to."""
         first, *others = argv
         words = (
-            *(self.engine, "run", "--interactive", "--init", "--label", f"trickle={NONCE}"),
-            *(("--rm",) if self.rm else ()),
+            *(self.engine, "run", *RUN_OPTIONS, *(("--rm",) if self.rm else ())),
             *_engine_options(self.user, self.env),
             *self.run_options,
             *("--entrypoint", first, self.image, *others),
@@ -199,9 +210,9 @@ class Docker(Tunnel):
         return self._through(("sh", "-c", PULL, NONCE, self.engine, self.image, *words))
 
     def leftovers(self) -> tuple[str, ...]:
-        """``docker rm --force`` of the containers with this connection's label; ``docker kill`` if they are kept."""
-        verb = ("rm", "--force") if self.rm else ("kill",)
-        return self._through(("sh", "-c", LEFTOVERS, NONCE, self.engine, " ".join(verb)))
+        """``docker kill`` and ``docker rm`` of the containers with this connection's label; they are kept as ``rm`` says."""
+        which, verb = ("--all", "rm --force --volumes") if self.rm else (RUNNING, "wait")
+        return self._through(("sh", "-c", LEFTOVERS, NONCE, self.engine, which, verb))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +243,7 @@ class DockerExec(Tunnel):
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """``docker exec -i ... container argv``."""
         options = _engine_options(self.user, self.env)
-        return self._through((self.engine, "exec", "--interactive", *options, self.container, *argv))
+        return self._through((self.engine, "exec", *ENGINE_OPTIONS, *options, self.container, *argv))
 
 
 @dataclasses.dataclass(frozen=True)
