@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import math
 import secrets
-import signal
 import sys
 from collections import Counter, deque
 from typing import Literal
@@ -27,7 +26,7 @@ from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
 from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
-from trickle._tunnel_process import StartTunnel, TunnelProcess, start_tunnel
+from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, Connection
 from trickle._wire.frames import (
@@ -51,7 +50,6 @@ from trickle.abc import Tunnel
 
 logger = logging.getLogger("trickle")
 
-EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 
@@ -596,16 +594,9 @@ class Link:
 
     async def _end_process(self, process: TunnelProcess) -> None:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
-        await trio.aclose_forcefully(process.stdin)
         # An agent must be let finish: it is the one that can kill all it started.
         patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
-        with trio.move_on_after(patience):
-            await process.wait()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.returncode is None:
-                process.send_signal(number)
-                with trio.move_on_after(EXIT_PATIENCE):
-                    await process.wait()
+        await end_process(process, patience)
         if not self._attempt.marked:
             await self._hear_last_words(process)
         await trio.aclose_forcefully(process.stdout)
