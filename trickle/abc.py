@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import re
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
@@ -17,6 +16,7 @@ NONCE = "TRICKLE-NONCE"
 OLDEST = (3, 6)  # Python at the far end
 
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")
+_UNQUOTED_WORD = re.compile(r"(?![=%])[A-Za-z0-9_./:=,@%+-]+")  # zsh knows =sh, and fish %self
 _UNQUOTABLE = re.compile(r"[\\!\n\r\0]")
 
 
@@ -32,7 +32,7 @@ def join_words(words: Iterable[str]) -> str:
       ValueError: a word has a backslash, an exclamation mark or a line end, which no quoting carries through all
         of these shells.
     """
-    return " ".join(word if _PLAIN_WORD.fullmatch(word) else _quoted(word) for word in words)
+    return " ".join(word if _UNQUOTED_WORD.fullmatch(word) else _quoted(word) for word in words)
 
 
 def announced(argv: Sequence[str]) -> tuple[str, ...]:
@@ -66,7 +66,7 @@ def _quoted(word: str) -> str:
         raise ValueError(
             f"{word!r} cannot be passed through every login shell: leave out backslashes, '!' and newlines"
         )
-    return shlex.quote(word)
+    return "'" + word.replace("'", """'"'"'""") + "'"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
