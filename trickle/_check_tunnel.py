@@ -117,10 +117,10 @@ def _check_frozen(tunnel: Tunnel) -> None:
 
 
 def _check_wrap(tunnel: Tunnel, alike: Tunnel) -> None:
-    argv = ["echo", "two words", ""]
+    argv = ("echo", "two words", "")
     given = list(argv)
     try:
-        results = [tunnel.wrap(given), tunnel.wrap(tuple(argv)), alike.wrap(argv)]
+        results = [tunnel.wrap(given), tunnel.wrap(argv), alike.wrap(list(argv))]
     except Exception as exc:
         raise _broken(tunnel, f"wrap({argv}) raised {exc!r}", "it takes any words, as a list or a tuple") from exc
     words = results[0]
@@ -129,7 +129,7 @@ def _check_wrap(tunnel: Tunnel, alike: Tunnel) -> None:
     if any(result != words for result in results) or tunnel.leftovers() != alike.leftovers():
         advice = "build the words of the fields alone; what must be new for each connection is abc.NONCE"
         raise _broken(tunnel, "wrap() or leftovers() gave other words the second time", advice)
-    if given != argv or tunnel != alike:
+    if given != list(argv) or tunnel != alike:
         raise _broken(tunnel, "wrap() has changed its argument or the tunnel", "have it build new words, and no more")
 
 
@@ -325,7 +325,7 @@ async def _check_words(tunnel: Tunnel) -> None:
 
 def _check_what_was_told(tunnel: Tunnel, told: _Command) -> None:
     quoting = "pass each word on as it is; where the far side has a shell read them, as join_words(argv)"
-    if not told.begun and not told.status:
+    if not told.begun and (not told.status or ON_STDERR in told.stderr.encode()):
         raise _broken(tunnel, f"nothing comes from stdout: {told.end}", "connect stdin, stdout and stderr")
     if not told.begun:
         what = "a plain command runs through it, but none with words that are empty or need quotes"
@@ -364,13 +364,6 @@ async def _check_end_of_stdin(tunnel: Tunnel) -> None:
     )
 
 
-def _first_difference(sent: bytes, came: bytes) -> str:
-    """Where what came is not what was sent, in words."""
-    pairs = zip(sent, came, strict=False)
-    at = next((at for at, (one, other) in enumerate(pairs) if one != other), min(len(sent), len(came)))
-    return f"from byte {at} on, {came[at : at + 16]!r} came instead of {sent[at : at + 16]!r}"
-
-
 BLOCKS = 16000  # of 272 bytes: 4.2 MiB, more than what pipes and ssh swallow
 # All bytes, and what ends sessions at terminals (ssh's ~., docker's ^P^Q, ^D); numbers tell what is lost or doubled.
 PATTERN = f'b"".join(bytes(range(256))+bytes((13,10,126,46,13,10,4,3))+b"%07d;" % i for i in range({BLOCKS}))'
@@ -389,15 +382,20 @@ async def _check_bytes(tunnel: Tunnel) -> None:
     came, told = bytes(command.output[: len(pattern)]), bytes(command.output[len(pattern) :])
     clean = "stdin and stdout are to carry bytes as they are: no terminal (-t), no filter, nothing said in between"
     if came != pattern[: len(came)]:
-        raise _broken(tunnel, f"stdout is not what its command wrote: {_first_difference(pattern, came)}", clean)
+        at = next(at for at, (one, other) in enumerate(zip(pattern, came, strict=False)) if one != other)
+        what = f"from byte {at} on, {came[at : at + 16]!r} came instead of {pattern[at : at + 16]!r}"
+        raise _broken(tunnel, f"stdout is not what its command wrote: {what}", clean)
     if command.status is None or len(came) < len(pattern):
         what = f"after {len(came)} bytes of {len(pattern)} nothing came any more, with as many on their way there"
         advice = "find what stops reading in one direction while it cannot write in the other"
         raise _broken(tunnel, f"{what}: {command.end}", advice)
-    expected = repr((len(pattern), len(pattern), b"")).encode()
-    if told != expected:
-        what = f"stdin is not what was sent: (bytes, the first wrong one, what came) is {told.decode(errors='replace')}"
-        raise _broken(tunnel, f"{what} instead of {expected.decode()}", clean)
+    said = re.fullmatch(rb"(\d+) (\d+) ([0-9a-f]*)", told)
+    if said is None:
+        raise _broken(tunnel, f"something else is on stdout behind what its command wrote: {told[-100:]!r}", clean)
+    count, at, there = int(said[1]), int(said[2]), bytes.fromhex(said[3].decode())
+    if (count, at) != (len(pattern), len(pattern)):
+        what = f"stdin is not what was sent: {count} bytes of {len(pattern)} came"
+        raise _broken(tunnel, f"{what}; from byte {at} on, {there!r} came instead of {pattern[at : at + 16]!r}", clean)
 
 
 # ---- connections
