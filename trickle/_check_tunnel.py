@@ -20,11 +20,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 import trio
 
 from trickle._boot import python_command
+from trickle._cleanup import remove_leftovers
 from trickle._exceptions import ConnectError, HostLost
-from trickle._handshake import Handshake, starts_new_session, chain
+from trickle._handshake import Handshake, chain, starts_new_session
 from trickle._host import Host, open_core
 from trickle._settings import CallOptions, OpenSettings, OutputLine
-from trickle._tunnel_process import StartTunnel, TunnelProcess, end_process, run_briefly, start_tunnel
+from trickle._tunnel_process import StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._tunnels import Local
 from trickle._wire.frames import WireError
 from trickle.abc import NONCE, Tunnel
@@ -223,8 +224,10 @@ class _Command:
         finally:
             with trio.CancelScope(shield=True):  # each step of it is bounded
                 await end_process(process, 1)
-                if self._attempt.prepared and (leftovers := self._tunnel.leftovers()) is not None:
-                    await run_briefly(self._attempt.command(leftovers), PATIENCE)
+                await trio.aclose_forcefully(process.stdout)
+                await trio.aclose_forcefully(process.stderr)
+                if self._attempt.prepared:
+                    await remove_leftovers(self._tunnel, self._attempt.nonce, start_tunnel)
         self.begun = self._attempt.marked
         self.stderr = self._attempt.stderr.decode("utf-8", "replace")
         if self._attempt.refused:
@@ -370,7 +373,7 @@ PATTERN = f'b"".join(bytes(range(256))+bytes((13,10,126,46,13,10,4,3))+b"%07d;" 
 COMPARE = (
     f"p={PATTERN};o.write(p);o.flush();g=sys.stdin.buffer.read();n=min(len(g),len(p));"
     "d=n if g[:n]==p[:n] else next(i for i in range(n) if g[i]-p[i]);"
-    "o.write(repr((len(g),d,g[d:d+16])).encode())"
+    'o.write(("%d %d %s" % (len(g),d,g[d:d+16].hex())).encode())'
 )
 
 
