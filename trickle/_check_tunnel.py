@@ -566,6 +566,7 @@ async def _check_killed(tunnel: Tunnel, lookers: _Lookers) -> None:
         with trio.CancelScope() as scope, contextlib.suppress(HostLost):
 
             def kill(line: OutputLine) -> None:
+                host._core.link.closing = True  # no warning in the log: it is meant to be lost
                 processes[-1].send_signal(signal.SIGKILL)
                 scope.cancel()  # where it may not be killed (sudo), the connection just ends
 

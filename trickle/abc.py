@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 __all__ = ["NONCE", "Tunnel", "announced", "check_words", "is_plain_word", "join_words"]
 
 NONCE = "TRICKLE-NONCE"
-"""What stands for 32 hex digits in the words of a command: each connection puts its own there."""
+"""Stands for 32 hex digits in the words of a command; each connection puts its own there."""
 
 OLDEST = (3, 6)  # Python at the far end
 
