@@ -513,6 +513,9 @@ class Link:
             self.lacks = frozenset(about["lacks"].split())
         except (ValueError, KeyError, TypeError) as exc:
             raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
+        said, found = self.tunnel.python_version, self.info.python_version[:2]
+        if said is not None and said != found:
+            logger.warning("%s: python_version=%s was given, and its Python is %s; correct it", self.name, said, found)
         self.state = "connected"
         self._connected_at = trio.current_time()
         self._give_turn_back()

@@ -80,7 +80,8 @@ class Tunnel(abc.ABC):
       name: what the host is called in results, output and errors; unique in a group.
       python: path of the Python to use over there; by default the first of ``python3``,
         ``/usr/libexec/platform-python`` and ``python`` that is 3.6 or later.
-      python_version: the far Python's version, when you know it: saves a round trip for what depends on it.
+      python_version: the far CPython's version, such as ``(3, 11)``, when you know it: saves a round trip for what
+        depends on it.  If it is another one, there is a warning in the log, and early calls may fail.
       trust: ``"data"`` reads results as plain data only; ``"full"`` unpickles whatever that host sends, which lets
         it run code here.
       via: another tunnel that this one's command is run through.

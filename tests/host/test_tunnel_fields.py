@@ -4,15 +4,19 @@ import dataclasses
 import inspect
 import itertools
 import math
-from collections.abc import Iterable
-from pathlib import PurePosixPath
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
+import trio
 
 import trickle
+from tests import fake_ssh, work
 from trickle.abc import Tunnel
 
+PYTHON = sys.executable
 COMMON = {"name": None, "python": None, "python_version": None, "trust": "data", "via": None}
 FIELDS: dict[type[Tunnel], dict[str, Any]] = {
     trickle.Local: {"name": "localhost"},
@@ -194,3 +198,73 @@ async def test_what_is_neither_a_tunnel_nor_a_name_is_a_type_error() -> None:
         with pytest.raises(TypeError, match="neither a tunnel nor a host name"):
             async with trickle.open_host(wrong):  # type: ignore[arg-type]
                 raise AssertionError
+
+
+# ---- what python_version= and trust= do, behind any kind of tunnel
+
+
+def kinds(directory: Path) -> list[Tunnel]:
+    """Tunnels of several kinds to this machine; ssh is a stand-in."""
+    fake_ssh.install(directory)
+    inner = trickle.Command(["env"], python=PYTHON, trust="full", python_version=(3, 6))
+    return [
+        trickle.Local(python=PYTHON),
+        trickle.Command(["env"], python=PYTHON),
+        trickle.SSH("web1", python=PYTHON),
+        trickle.SSH("web1", python=PYTHON, via=inner),  # whose own trust= and python_version= are none of its business
+    ]
+
+
+async def test_trust_is_the_tunnels_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+
+    for tunnel in kinds(tmp_path):
+        async with trickle.open_host(tunnel) as host:
+            with pytest.raises(trickle.UnsafeResult):
+                await host.call(work.give_thing)
+            assert isinstance(await host.options(trust="full").call(work.give_thing), work.Thing)
+        async with trickle.open_host(dataclasses.replace(tunnel, trust="full")) as host:
+            assert isinstance(await host.call(work.give_thing), work.Thing)
+            with pytest.raises(trickle.UnsafeResult):
+                await host.options(trust="data").call(work.give_thing)
+
+
+def without_source() -> Callable[[int], int]:
+    """A function of which there is only code, which goes to the same version of CPython alone."""
+    namespace: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def double(number):\n    return 2 * number", namespace)
+    return namespace["double"]  # type: ignore[no-any-return]
+
+
+async def test_a_known_version_lets_calls_leave_that_depend_on_it(tmp_path: Path) -> None:
+    held = trickle.Command(["sh", "-c", f'while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exec "$@"', "held"],
+                           python=PYTHON, name="held")  # fmt: skip
+    known = dataclasses.replace(held, python_version=sys.version_info[:2])
+    results = []
+
+    async def call(host: trickle.Host) -> None:
+        results.append(await host.call(without_source(), 4))
+
+    async with (
+        trickle.open_host(held, wait=False) as unknowing,
+        trickle.open_host(known, wait=False) as knowing,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(call, unknowing)
+        nursery.start_soon(call, knowing)
+        while not knowing.statistics().calls_waiting:
+            await trio.sleep(0.01)
+        waiting = unknowing.statistics().calls_waiting
+        (tmp_path / "go").touch()
+
+    assert waiting == 0
+    assert results == [8, 8]
+
+
+async def test_a_version_that_is_not_so_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tunnel = trickle.Local("web1", python=PYTHON, python_version=(3, 6))
+
+    async with trickle.open_host(tunnel) as host:
+        assert await host.call(work.add, 1, 2) == 3
+
+    assert "web1: python_version=(3, 6) was given, and its Python is" in caplog.text
