@@ -118,18 +118,19 @@ def login_user(home: Path) -> Iterator[str]:
         return
     _remove_stale_users()
     name = f"trickle-test-{os.getpid()}"
-    _account("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
-    _account("usermod", "-p", "*", name)  # not "!", which sshd without PAM takes for a locked account
+    account("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
+    account("usermod", "-p", "*", name)  # not "!", which sshd without PAM takes for a locked account
     entry = pwd.getpwnam(name)
     home.mkdir(exist_ok=True)
     os.chown(home, entry.pw_uid, entry.pw_gid)
     try:
         yield name
     finally:
-        _account("userdel", "--force", name, check=False)
+        account("userdel", "--force", name, check=False)
 
 
-def _account(*command: str, check: bool = True) -> None:
+def account(*command: str, check: bool = True) -> None:
+    """Run a command that changes the users of this machine."""
     for attempts_left in reversed(range(20)):  # /etc/passwd is locked while another session does the same
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0 or "lock" not in done.stderr:
@@ -145,7 +146,7 @@ def _remove_stale_users() -> None:
     for entry in pwd.getpwall():
         prefix, _, pid = entry.pw_name.rpartition("-")
         if prefix == "trickle-test" and pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            _account("userdel", "--force", entry.pw_name, check=False)
+            account("userdel", "--force", entry.pw_name, check=False)
 
 
 def prepare(directory: Path) -> None:

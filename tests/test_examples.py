@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_ssh
+from tests.requirements import require
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -52,3 +53,22 @@ def test_fleet_gives_unreachable_hosts_a_row_with_the_reason(tmp_path: Path) -> 
     assert {"here", "web1", "nowhere.invalid"} <= rows.keys()
     assert "cannot be looked up" in rows["nowhere.invalid"]
     assert done.returncode == 1
+
+
+def test_own_tunnel_is_a_sandbox_that_keeps_the_contract() -> None:
+    lines = run("own_tunnel.py").stdout.splitlines()
+    checked = run("own_tunnel.py", "--check")
+
+    if "outside: written" in lines:
+        require("bwrap", "bubblewrap cannot be run on this machine")
+    assert lines == ["inside: written", "outside: refused: Read-only file system", "here: ['file'] []"]
+    assert (checked.stdout, checked.stderr, checked.returncode) == ("sandbox keeps the contract\n", "", 0)
+
+
+def test_own_tunnel_shows_itself_without_bubblewrap(tmp_path: Path) -> None:
+    (tmp_path / "bwrap").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bwrap").chmod(0o755)
+
+    lines = run("own_tunnel.py", path=tmp_path).stdout.splitlines()
+
+    assert lines == ["inside: written", "outside: written", "here: ['file'] ['file']"]

@@ -6,7 +6,7 @@ import ast
 import functools
 import importlib.resources
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trickle._parsing import parse
 
@@ -30,7 +30,7 @@ FIND_PYTHON = (
     "for p in python3 /usr/libexec/platform-python python; do "
     "c=$(command -v $p) || continue; "
     "[ $c = /usr/bin/python3 ] && [ -x /usr/bin/xcode-select ] && { xcode-select -p >/dev/null 2>&1 || continue; }; "
-    '$c -I -S -c "$1"; s=$?; '
+    '$c -I -S -c "$@"; s=$?; '
     'case $s in 2|83) f="$f $c is $($c -V 2>&1);";; *) exit $s;; esac; done; '
     'echo "trickle: found no Python 3.6 or later;$f" >&2; exit 83'
 )
@@ -39,11 +39,17 @@ FIRST_WORDS = "import sys;sys.version_info<(3,6)and sys.exit(83);"
 _LOADER = "_agent/loader.py"
 
 
-def python_command(python: str | None) -> tuple[str, ...]:
-    """The words that run the boot line over there, with the Python named or with the first that will do."""
+def python_command(python: str | None, code: str = BOOT_LINE, words: Sequence[str] = ()) -> tuple[str, ...]:
+    """The words that run a line of code over there, with the Python named or with the first that will do.
+
+    Args:
+      python: its path.
+      code: what it is to run.
+      words: what that finds in ``sys.argv[1:]``.
+    """
     if python is not None:
-        return (python, "-I", "-S", "-c", FIRST_WORDS + BOOT_LINE)
-    return ("sh", "-c", FIND_PYTHON, "trickle", FIRST_WORDS + BOOT_LINE)
+        return (python, "-I", "-S", "-c", FIRST_WORDS + code, *words)
+    return ("sh", "-c", FIND_PYTHON, "trickle", FIRST_WORDS + code, *words)
 
 
 def boot_bytes(configuration: Mapping[str, object]) -> bytes:

@@ -20,6 +20,10 @@ SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banne
 class Handshake:
     """One attempt to reach an agent, from the tunnel's first word to the agent's marker.
 
+    Args:
+      tunnel: what leads there; None if there is none, as to this machine.
+      nonce: that of an earlier attempt, to look for what it has left.
+
     Attributes:
       nonce: what makes this connection's prompts and markers its own.
       stage: what is being waited for, in words.
@@ -31,8 +35,8 @@ class Handshake:
       stderr: the last of what came there, prompts and our own words left out.
     """
 
-    def __init__(self, tunnel: Tunnel) -> None:
-        self.nonce: str = secrets.token_hex(16)
+    def __init__(self, tunnel: Tunnel | None, nonce: str | None = None) -> None:
+        self.nonce: str = nonce or secrets.token_hex(16)
         self.stage: str = "starting the tunnel"
         self.preparing: bool = False
         self.prepared: bool = False
@@ -43,8 +47,8 @@ class Handshake:
         self._marker = self.nonce[::-1].encode()  # occurs in nothing that is sent there
         self._ready = (2 * self.nonce).encode()  # see abc.announced
         self._line = b""  # of stderr, as far as it has come
-        self._may_prepare = any(each.leftovers() is not None for each in _chain(tunnel))
-        asked = [each.answers(self.nonce) for each in _chain(tunnel)]
+        self._may_prepare = any(each.leftovers() is not None for each in chain(tunnel))
+        asked = [each.answers(self.nonce) for each in chain(tunnel)]
         self._answers = {prompt.encode(): secret.encode() for answers in asked for prompt, secret in answers.items()}
         self._unready = sum(map(bool, asked))
         self._unsent: list[bytes] = []
@@ -130,7 +134,7 @@ class Handshake:
         return True
 
 
-def _chain(tunnel: Tunnel | None) -> Iterator[Tunnel]:
+def chain(tunnel: Tunnel | None) -> Iterator[Tunnel]:
     """The tunnels that lead there, the last one first."""
     while tunnel is not None:
         yield tunnel
@@ -139,5 +143,5 @@ def _chain(tunnel: Tunnel | None) -> Iterator[Tunnel]:
 
 def starts_new_session(tunnel: Tunnel) -> bool:
     """Whether the process that runs on this machine is to have a session of its own."""
-    commands = [each for each in _chain(tunnel) if not isinstance(each, Local)]
+    commands = [each for each in chain(tunnel) if not isinstance(each, Local)]
     return not commands or commands[-1].new_session

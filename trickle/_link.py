@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import math
 import secrets
-import signal
 import sys
 from collections import Counter, deque
 from typing import Literal
@@ -20,13 +19,14 @@ import trio.lowlevel
 
 from trickle import _boot
 from trickle._backoff import backoff
+from trickle._cleanup import remove_leftovers
 from trickle._decoder import READ_SIZE, MsgpackDecoder
 from trickle._diagnosis import connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
 from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
-from trickle._tunnel_process import StartTunnel, TunnelProcess, run_briefly, start_tunnel
+from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, Connection
 from trickle._wire.frames import (
@@ -50,9 +50,7 @@ from trickle.abc import Tunnel
 
 logger = logging.getLogger("trickle")
 
-EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
-CLEANUP_PATIENCE = 10.0  # seconds in which a tunnel ends what it may have left
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 
 
@@ -140,7 +138,6 @@ class Link:
         self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
         self._connection.control(Hello(0, frames.VERSION))
         self._argv = tunnel.wrap(_boot.python_command(tunnel.python))
-        self._leftovers = tunnel.leftovers()
         self._delay = delay
         self._retries_left = settings.connect_retries
         self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows
@@ -516,6 +513,9 @@ class Link:
             self.lacks = frozenset(about["lacks"].split())
         except (ValueError, KeyError, TypeError) as exc:
             raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
+        said, found = self.tunnel.python_version, self.info.python_version[:2]
+        if said is not None and said != found:
+            logger.warning("%s: python_version=%s was given, and its Python is %s; correct it", self.name, said, found)
         self.state = "connected"
         self._connected_at = trio.current_time()
         self._give_turn_back()
@@ -597,20 +597,21 @@ class Link:
 
     async def _end_process(self, process: TunnelProcess) -> None:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
-        await trio.aclose_forcefully(process.stdin)
         # An agent must be let finish: it is the one that can kill all it started.
         patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
-        with trio.move_on_after(patience):
-            await process.wait()
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if process.returncode is None:
-                process.send_signal(number)
-                with trio.move_on_after(EXIT_PATIENCE):
-                    await process.wait()
+        await end_process(process, patience)
+        if not self._attempt.marked:
+            await self._hear_last_words(process)
         await trio.aclose_forcefully(process.stdout)
         await trio.aclose_forcefully(process.stderr)
-        if self._leftovers is not None and self._attempt.prepared and self.state != "closed":
-            await run_briefly(self._attempt.command(self._leftovers), CLEANUP_PATIENCE)
+        if self._attempt.prepared and self.state != "closed":
+            await remove_leftovers(self.tunnel, self._attempt.nonce, self._start)
+
+    async def _hear_last_words(self, process: TunnelProcess) -> None:
+        """It may have said that it is about to leave something behind."""
+        with trio.move_on_after(LAST_LOOK), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for data in process.stderr:
+                self._attempt.receive_stderr(bytes(data))
 
     def _lost(self, what: str) -> HostLost:
         last = self.stderr.strip().splitlines()[-1:]

@@ -62,7 +62,8 @@ def dumps_call(
 
     Args:
       far_version: of the host's Python; None while it is not known.
-      implementation: of the host's Python, as in HostInfo.
+      implementation: of the host's Python, as in HostInfo; None while a tunnel's ``python_version=`` is all that is
+        known, which is about CPython.
 
     Raises:
       Unsendable: something in it cannot be sent; the message says where it is.
@@ -248,10 +249,10 @@ class _Pickler(pickle.Pickler):
         snippet = snippet_of_function(code, function.__globals__)
         if snippet is not None:
             return _Reduced(functions.code_from_source, tuple(snippet), code.co_name)
-        if call.far_version is None or call.implementation is None:
+        if call.far_version is None:
             raise NeedsVersion
         here = (*sys.version_info[:2], sys.implementation.name)
-        if (*call.far_version, call.implementation.lower()) == here:
+        if (*call.far_version, (call.implementation or "cpython").lower()) == here:
             return _Reduced(functions.code_from_marshal, marshal.dumps(code))
         raise pickle.PicklingError(
             f"the source of {function.__qualname__} cannot be found in {code.co_filename}, and without it a"

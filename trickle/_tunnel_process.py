@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import weakref
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Protocol
 import trio
 
 from trickle._ssh_version import without_newer_options
+
+EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
 
 
 class TunnelProcess(Protocol):
@@ -66,10 +69,6 @@ class _Subprocess:
             os.killpg(self._process.pid, number)
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "SSH_ASKPASS_REQUIRE": "never"}
-
-
 _live: weakref.WeakSet[_Subprocess] = weakref.WeakSet()
 
 
@@ -86,17 +85,21 @@ async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProce
         stderr=subprocess.PIPE,
         start_new_session=new_session,  # so or so Ctrl-C reaches us first, and we end it in order
         process_group=None if new_session else 0,
-        env=_environment(),
+        env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
     )
     return _Subprocess(process)
 
 
-async def run_briefly(argv: Sequence[str], patience: float) -> None:
-    """Run a command that nobody waits for longer than *patience* seconds, whatever comes of it."""
-    with trio.move_on_after(patience), contextlib.suppress(OSError):
-        await trio.run_process(
-            argv, capture_stdout=True, capture_stderr=True, check=False, start_new_session=True, env=_environment()
-        )
+async def end_process(process: TunnelProcess, patience: float) -> None:
+    """Close its stdin, which ends what runs over there, and kill what has not ended *patience* seconds later."""
+    await trio.aclose_forcefully(process.stdin)
+    with trio.move_on_after(patience):
+        await process.wait()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.returncode is None:
+            process.send_signal(number)
+            with trio.move_on_after(EXIT_PATIENCE):
+                await process.wait()
 
 
 def _let_go_in_fork() -> None:

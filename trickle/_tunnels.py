@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
-from trickle.abc import NONCE, Tunnel, announced, is_plain_word, join_words
+from trickle import _boot
+from trickle.abc import NONCE, Tunnel, announced, check_words, is_plain_word, join_words
 
 # What ssh is always told.  -T: a terminal would garble frames.  ControlMaster=no: use a live master, but never become
 # one, for a master outlives its own command and takes the others along when it dies.  The rest keeps the user's
@@ -32,15 +33,29 @@ SSH_DEFAULTS = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 # Options that older versions of OpenSSH refuse to start with, and the version that brought them.
 SSH_NEWER = {"RemoteCommand": (7, 6), "StdinNull": (8, 7), "ForkAfterAuthentication": (8, 7)}
 
-# Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.
+# Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.  Every second it
+# says that it still pulls: once nobody is there to hear that, all of this process group ends.
 PULL = (
     '$1 image inspect "$2" >/dev/null 2>&1 </dev/null || {'
-    ' echo "trickle $0 preparing to run $2: pulling it" >&2;'
-    ' $1 pull "$2" </dev/null >&2 || exit 87; };'
+    ' p="trickle $0 preparing to run $2: pulling it"; echo "$p" >&2;'
+    ' { trap "" PIPE; while sleep 1 && echo 2>/dev/null; do echo "$p" >&2 || kill 0; done; } </dev/null |'
+    ' $1 pull "$2" >&2 || exit 87; };'
     ' echo "trickle $0 prepared" >&2; shift 2; exec "$@"'
 )
-# Removes, or just stops, the containers with the connection's label.
-LEFTOVERS = "for c in $($1 ps -aq --filter label=trickle=$0 </dev/null); do $1 $2 $c </dev/null; done"
+# Ends containers with the connection's label: those that `ps` lists with the options $2, by the commands `kill` and $3.
+# It looks a second time when there was none: the engine goes on to make one for a client that was killed.
+LEFTOVERS = (
+    "for i in 1 2 3 4 5; do c=$($1 ps --quiet --filter label=trickle=$0 $2); case $i$c in"
+    " 1) sleep 1;; 2|3|4|5) exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;"
+    " esac; done </dev/null >/dev/null 2>&1"
+)
+RUNNING = "--all --filter status=running --filter status=paused"
+# Its frames go through the container's stdout, which an engine would keep in a log; and a container in which nobody
+# types needs no keys to leave it by, which podman looks for in all that it reads.
+ENGINE_OPTIONS = ("--interactive", "--detach-keys=")
+RUN_OPTIONS = (*ENGINE_OPTIONS, "--init", "--log-driver=none", "--label", f"trickle={NONCE}")
+
+_HOST = re.compile(r"[^\s\\!'\"`$;&|<>(){}*?#~-][^\s\\!'\"`$;&|<>(){}*?#]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +98,11 @@ class SSH(Tunnel):
     ssh_options: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.ssh_options, str):
-            raise ValueError(f"ssh_options={self.ssh_options!r}: give a tuple of words, such as ('-i', 'key')")
-        object.__setattr__(self, "ssh_options", tuple(self.ssh_options))
-        if not isinstance(self.host, str) or not self.host or self.host.startswith("-") or not self.host.isprintable():
-            raise ValueError(f"{self.host!r} is not a host name")
-        for what, value in (("host", self.host), ("user", self.user)):
-            if value is not None and not re.fullmatch(r"[^\s\\!'\"`$;&|<>(){}*?#~-][^\s\\!'\"`$;&|<>(){}*?#]*", value):
-                raise ValueError(f"{what}={value!r}: it has a character that cannot be passed to ssh safely")
-        if self.user is not None and not is_plain_word(self.user):
-            raise ValueError(f"user={self.user!r}: only letters, digits and _./:=,@%+- can be passed on safely")
-        if self.port is not None and not 0 < self.port < 65536:
+        object.__setattr__(self, "ssh_options", _words("ssh_options", self.ssh_options, ("-i", "key")))
+        if not isinstance(self.host, str) or not _HOST.fullmatch(self.host) or not self.host.isprintable():
+            raise ValueError(f"host={self.host!r}: it is not a host name that can be passed to ssh safely")
+        check_words(user=self.user)
+        if self.port is not None and not (type(self.port) is int and 0 < self.port < 65536):
             raise ValueError(f"port={self.port!r}: a port is a number from 1 to 65535")
         if self.via is not None:
             for word in self.ssh_options:
@@ -121,7 +130,7 @@ class SSH(Tunnel):
             self.host,
             join_words(argv),
         )
-        return self._through(words)
+        return self.through(words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +146,7 @@ class Command(Tunnel):
     shell: bool = dataclasses.field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.argv, str):
-            raise ValueError(f"Command({self.argv!r}): give a list of words, such as ('nsenter', '-t', '1', '-a')")
-        object.__setattr__(self, "argv", tuple(os.fspath(word) for word in self.argv))
+        object.__setattr__(self, "argv", _words("argv", self.argv, ("nsenter", "-t", "1", "-a")))
         if not self.argv:
             raise ValueError("Command(): an empty prefix reaches nothing; Local() is a Python on this machine")
         super().__post_init__()
@@ -150,7 +157,7 @@ class Command(Tunnel):
 
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """The prefix, and *argv* behind it: word by word, or as one command line."""
-        return self._through((*self.argv, join_words(argv)) if self.shell else (*self.argv, *argv))
+        return self.through((*self.argv, join_words(argv)) if self.shell else (*self.argv, *argv))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +177,7 @@ class Docker(Tunnel):
         other users of the machine can read them; secrets belong into ``options(env=)``.
     """
 
-    name: str | None
+    name: str | None = dataclasses.field()  # required, unlike the base's
     image: str = dataclasses.field(kw_only=True)
     engine: str = dataclasses.field(default="docker", kw_only=True)
     rm: bool = dataclasses.field(default=True, kw_only=True)
@@ -179,29 +186,26 @@ class Docker(Tunnel):
     env: Mapping[str, str] | Iterable[tuple[str, str]] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        if isinstance(self.run_options, str):
-            raise ValueError(f"run_options={self.run_options!r}: give a tuple of words, such as ('--network', 'none')")
-        object.__setattr__(self, "run_options", tuple(self.run_options))
+        object.__setattr__(self, "run_options", _words("run_options", self.run_options, ("--network", "none")))
         object.__setattr__(self, "env", _pairs(self.env))
-        _check_words(image=self.image, engine=self.engine, user=self.user)
+        check_words(image=self.image or "", engine=self.engine or "", user=self.user)
         super().__post_init__()
 
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """``docker run ... image argv``, behind a shell that pulls the image if it has to."""
         first, *others = argv
         words = (
-            *(self.engine, "run", "--interactive", "--init", "--label", f"trickle={NONCE}"),
-            *(("--rm",) if self.rm else ()),
+            *(self.engine, "run", *RUN_OPTIONS, *(("--rm",) if self.rm else ())),
             *_engine_options(self.user, self.env),
             *self.run_options,
             *("--entrypoint", first, self.image, *others),
         )
-        return self._through(("sh", "-c", PULL, NONCE, self.engine, self.image, *words))
+        return self.through(("sh", "-c", PULL, NONCE, self.engine, self.image, *words))
 
     def leftovers(self) -> tuple[str, ...]:
-        """``docker rm --force`` of the containers with this connection's label; ``docker kill`` if they are kept."""
-        verb = ("rm", "--force") if self.rm else ("kill",)
-        return self._through(("sh", "-c", LEFTOVERS, NONCE, self.engine, " ".join(verb)))
+        """``docker kill`` and ``docker rm`` of the containers with this connection's label; they are kept as ``rm`` says."""
+        which, verb = ("--all", "rm --force --volumes") if self.rm else (RUNNING, "wait")
+        return self.through(("sh", "-c", LEFTOVERS, NONCE, self.engine, which, verb))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +226,7 @@ class DockerExec(Tunnel):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", _pairs(self.env))
-        _check_words(container=self.container, engine=self.engine, user=self.user)
+        check_words(container=self.container or "", engine=self.engine or "", user=self.user)
         super().__post_init__()
 
     def default_name(self) -> str:
@@ -232,7 +236,7 @@ class DockerExec(Tunnel):
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """``docker exec -i ... container argv``."""
         options = _engine_options(self.user, self.env)
-        return self._through((self.engine, "exec", "--interactive", *options, self.container, *argv))
+        return self.through((self.engine, "exec", *ENGINE_OPTIONS, *options, self.container, *argv))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,9 +255,9 @@ class Sudo(Tunnel):
     new_session: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_words(user=self.user)
-        if self.password is not None and (not self.password or set("\n\r\0") & set(self.password)):
-            raise ValueError("password: it is empty, or has a line end in it, which no prompt takes")
+        check_words(user=self.user or "")
+        if self.password is not None and not _is_password(self.password):
+            raise ValueError("password: it is not a text, or empty, or has a line end in it, which no prompt takes")
         super().__post_init__()
 
     def default_name(self) -> str:
@@ -264,23 +268,48 @@ class Sudo(Tunnel):
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """``sudo ... argv``."""
         if self.password is None:
-            return self._through(("sudo", "-n", "-H", "-u", self.user, "--", *argv))
+            return self.through(("sudo", "-n", "-H", "-u", self.user, "--", *argv))
         # -k: what happens does not depend on whether the password was given before.  sudo makes one % of two, so
         # that the prompt itself stands in no command line: what prints that is not given the password.
-        prompt = f"trickle%%{NONCE}:{self.user}:"
-        return self._through(("sudo", "-k", "-S", "-p", prompt, "-H", "-u", self.user, "--", *announced(argv)))
+        prompt = self._prompt(NONCE).replace("%", "%%")
+        return self.through(("sudo", "-k", "-S", "-p", prompt, "-H", "-u", self.user, "--", *announced(argv)))
 
     def answers(self, nonce: str) -> Mapping[str, str]:
         """The password, for sudo's prompt."""
-        return {} if self.password is None else {f"trickle%{nonce}:{self.user}:": self.password}
+        return {} if self.password is None else {self._prompt(nonce): self.password}
+
+    def _prompt(self, nonce: str) -> str:
+        return f"trickle%{nonce}:{self.user}:"
+
+
+def _words(what: str, words: Iterable[str | os.PathLike[str]], example: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(words, str | bytes) or not isinstance(words, Iterable):
+        raise ValueError(f"{what}={words!r}: give a tuple of words, such as {example!r}")
+    found = tuple(os.fspath(word) if isinstance(word, os.PathLike) else word for word in words)
+    for word in found:
+        if not isinstance(word, str) or "\0" in word:
+            raise ValueError(f"{what}: {word!r} is not a word of a command line")
+    return found
 
 
 def _pairs(env: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-    pairs = tuple((name, value) for name, value in (env.items() if isinstance(env, Mapping) else env))
-    for name, value in pairs:
-        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name:
+    if not isinstance(env, Iterable):
+        raise ValueError(f"env={env!r}: give a mapping, or pairs of a name and a value")
+    pairs = tuple(env.items()) if isinstance(env, Mapping) else tuple(env)
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise ValueError(f"env: {pair!r} is not a pair of texts, the name of an environment variable and its value")
+        name, value = pair
+        if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"env: {name!r}: {value!r} is not an environment variable with a text")
     return pairs
+
+
+def _is_password(password: object) -> bool:
+    try:
+        return isinstance(password, str) and bool(password.encode()) and not set("\n\r\0") & set(password)
+    except UnicodeEncodeError:
+        return False
 
 
 def _engine_options(user: str | None, env: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -288,16 +317,27 @@ def _engine_options(user: str | None, env: Mapping[str, str] | Iterable[tuple[st
     return (*(("--user", user) if user is not None else ()), *variables)
 
 
-def _check_words(**words: str | None) -> None:
-    for what, word in words.items():
-        if word is not None and (not is_plain_word(word) or word.startswith("-")):
-            raise ValueError(f"{what}={word!r}: only letters, digits and _./:=,@%+- can be passed on safely")
-
-
 def as_tunnel(tunnel: Tunnel | str) -> Tunnel:
-    """A plain string is the name of an ssh host."""
+    """A plain string is the name of an ssh host.
+
+    Raises:
+      TypeError: it is neither a tunnel nor a string.
+      ValueError: its command, as it is nested, cannot be run; found out here, before anything has begun.
+    """
     if isinstance(tunnel, str):
         return SSH(tunnel)
-    if isinstance(tunnel, Tunnel):
-        return tunnel
-    raise TypeError(f"{tunnel!r} is neither a tunnel nor a host name")
+    if not isinstance(tunnel, Tunnel):
+        raise TypeError(f"{tunnel!r} is neither a tunnel nor a host name")
+    if tunnel.name is None:
+        raise ValueError(f"{tunnel!r} has no name: its __post_init__ is to call super().__post_init__()")
+    words = tunnel.wrap(_boot.python_command(tunnel.python))
+    if not isinstance(words, tuple) or not words or not all(map(_is_word, words)):
+        raise ValueError(f"{tunnel.name}: wrap() is to return a tuple of words, and gave {words!r}")
+    return tunnel
+
+
+def _is_word(word: object) -> bool:
+    try:
+        return isinstance(word, str) and b"\0" not in os.fsencode(word)
+    except UnicodeEncodeError:
+        return False

@@ -1,4 +1,4 @@
-"""For tests of programs that use trickle: a host in memory, and faults that are scripted.
+"""For tests of programs that use trickle: a host in memory, faults that are scripted, a check of your own tunnels.
 
 Not imported by ``import trickle``.
 """
@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import trio
 
+from trickle._check_tunnel import check_tunnel
 from trickle._host import Host, open_core
 from trickle._memory_agent import prepare_remote
 from trickle._memory_tunnel import (
@@ -33,6 +34,7 @@ __all__ = [
     "SlowLink",
     "Unreachable",
     "WorkerKilled",
+    "check_tunnel",
     "open_memory_host",
 ]
 

@@ -1,9 +1,12 @@
 """Tunnels are pure data that build command lines; every login shell reads those alike."""
 
+import ast
 import dataclasses
 import pickle
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import trickle
 from tests import fake_ssh, work
 from tests.requirements import require
 from trickle import _boot, _ssh_version
+from trickle._check_tunnel import WORDS
 from trickle.abc import join_words
 
 TUNNELS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "tunnels.md"
@@ -108,6 +112,20 @@ async def test_every_login_shell_reads_the_command_line_alike(name: str) -> None
         again = await twice.call(work.add, 1, 2)
 
     assert (result, again) == (3, 3)
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_every_login_shell_reads_all_words_as_they_are(name: str) -> None:
+    shell = shutil.which(name)
+    if shell is None:
+        require("shells", f"no {name} on this machine")
+    tell = [sys.executable, "-c", "import sys; print(sys.argv[1:])", *WORDS]
+
+    once = subprocess.run([shell, "-c", join_words(tell)], capture_output=True, text=True)
+    twice = subprocess.run([shell, "-c", join_words([shell, "-c", join_words(tell)])], capture_output=True, text=True)
+
+    assert ast.literal_eval(once.stdout) == list(WORDS), once.stderr
+    assert ast.literal_eval(twice.stdout) == list(WORDS), twice.stderr
 
 
 async def test_ssh_through_another_tunnel_runs_over_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
