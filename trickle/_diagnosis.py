@@ -55,7 +55,7 @@ CAUSES = (
     _cause("too old", "its Python is older than 3.6", "give python= the path of a newer one",
            TOO_OLD, r"Unknown option: -I\b"),
     _cause("stdin", "something there read our stdin", "look for a start-up file (.bashrc, .profile) that reads",
-           DAMAGED, r"invalid literal for int\(\) with base 10", r"^StopIteration$"),
+           DAMAGED, r"^ValueError: (invalid literal for int|not enough values|too many values)", r"^StopIteration$"),
     _cause("not a Python", "what answered is not the Python that was asked for: it took our bytes for commands",
            "look for a ForceCommand there, or another program in the place of the shell", WRONG_READER),
     _cause("not a Python", "what answered is a Python that reads commands, not the one that was asked for",

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 
 from trickle._tunnels import Local
+from trickle._wire.armor import END_OF_ARMOR, armored
 from trickle._wire.frames import WireError
 from trickle.abc import NONCE, Tunnel
 
@@ -49,6 +50,7 @@ class Handshake:
         self._unready = sum(map(bool, asked))
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
+        self._is_armored = True
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """*argv* with this connection's nonce in it."""
@@ -63,6 +65,15 @@ class Handshake:
     def may_boot(self) -> bool:
         """Whether nobody but a Python reads what is sent."""
         return not self._unready
+
+    def outgoing(self, data: bytes) -> bytes:
+        """What to send for *data*: nothing that a wrong reader could obey, until the agent has spoken."""
+        if self._is_armored:
+            if not self.marked:
+                return armored(data) if data else b""
+            self._is_armored = False
+            return END_OF_ARMOR + data
+        return data
 
     def receive(self, data: bytes) -> bytes:
         """Take what has come on stdout; what is returned comes after the agent's marker.

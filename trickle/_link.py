@@ -411,9 +411,11 @@ class Link:
                 await self.answered.wait()
                 first = b""
             while True:
-                data = self._connection.data_to_send(trio.current_time())
+                data = b"".join(self._connection.data_to_send(trio.current_time()))
                 if first or data:
-                    await process.stdin.send_all(first + b"".join(data))
+                    sent = self._attempt.outgoing(data)
+                    self._connection.bytes_sent += len(sent) - len(data)
+                    await process.stdin.send_all(first + sent)
                     first = b""
                 else:
                     await self._woken()
