@@ -267,12 +267,20 @@ class Sudo(Tunnel):
             return self._through(("sudo", "-n", "-H", "-u", self.user, "--", *argv))
         # -k: what happens does not depend on whether the password was given before.  sudo makes one % of two, so
         # that the prompt itself stands in no command line: what prints that is not given the password.
-        prompt = f"trickle%%{NONCE}:{self.user}:"
+        prompt = self._prompt(NONCE).replace("%", "%%")
         return self._through(("sudo", "-k", "-S", "-p", prompt, "-H", "-u", self.user, "--", *announced(argv)))
 
     def answers(self, nonce: str) -> Mapping[str, str]:
         """The password, for sudo's prompt."""
-        return {} if self.password is None else {f"trickle%{nonce}:{self.user}:": self.password}
+        return {} if self.password is None else {self._prompt(nonce): self.password}
+
+    def _prompt(self, nonce: str) -> str:
+        """One for each sudo on the way, as each has a password of its own."""
+        number, tunnel = 1, self.via
+        while tunnel is not None:
+            number += isinstance(tunnel, Sudo)
+            tunnel = tunnel.via
+        return f"trickle%{nonce}:{number}:"
 
 
 def _pairs(env: Mapping[str, str] | Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
