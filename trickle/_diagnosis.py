@@ -132,6 +132,7 @@ def connect_error(
     stderr: str,
     noise: bytes,
     refused: bool = False,
+    misread: bytes = b"",
     timeout: float | None = None,
 ) -> tuple[ConnectError, bool]:
     """The ConnectError for a tunnel that ended, or had its time, before an agent answered.
@@ -141,10 +142,10 @@ def connect_error(
     """
     stderr = _without_code(stderr)
     stdout = _without_code(noise.decode("utf-8", "replace"))
-    cause, groups = _find(exit_status, stderr, stdout)
+    cause, groups = _find(exit_status, stderr, f"{stdout}\n{misread.decode()}")
     if refused:
         cause = WRONG_PASSWORD
-    elif ECHOED in noise and exit_status is None:
+    elif misread == ECHOED and exit_status is None:
         cause = ECHO
     elif cause is None:
         cause = TIMED_OUT if timeout is not None else _unknown(exit_status, bool(stderr.strip() or stdout.strip()))

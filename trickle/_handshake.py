@@ -31,7 +31,7 @@ class Handshake:
       preparing: whether that is something that ``connect_timeout`` is not meant for.
       prepared: whether the tunnel has said that it may leave something behind.
       refused: whether a prompt came again for which its secret had been sent.
-      misread: whether what has come shows that it is no Python that reads what is sent.
+      misread: the words that show that it is no Python which reads what is sent.
       marked: whether the agent has begun to speak.
       stderr: the last of what came there, prompts and our own words left out.
     """
@@ -42,7 +42,7 @@ class Handshake:
         self.preparing: bool = False
         self.prepared: bool = False
         self.refused: bool = False
-        self.misread: bool = False
+        self.misread: bytes = b""
         self.marked: bool = False
         self.stderr: bytes = b""
         self._marker = self.nonce[::-1].encode()  # occurs in nothing that is sent there
@@ -102,7 +102,8 @@ class Handshake:
                 self.stage = self._awaited = "waiting for the agent"
         at = self._noise.find(self._marker, start)
         if at < 0:
-            self.misread = self.misread or MISREAD.search(self._noise, start) is not None
+            if found := MISREAD.search(self._noise, start):
+                self.misread = found[0]
             if len(self._noise) > SKIPPED_NOISE:
                 raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
             return b""

@@ -346,6 +346,7 @@ class Link:
             stderr=self.stderr,
             noise=self._attempt.noise,
             refused=self._attempt.refused,
+            misread=self._attempt.misread,
             timeout=self.settings.connect_timeout if self._took_too_long else None,
         )
         if self._retries_left and is_passing:

@@ -239,7 +239,7 @@ def test_a_banner_is_not_taken_for_a_wrong_reader(said: bytes) -> None:
 
     handshake.receive(said)
 
-    assert not handshake.misread
+    assert handshake.misread == b""
 
 
 def test_nothing_that_could_be_obeyed_is_sent_before_the_agent_has_spoken() -> None:
