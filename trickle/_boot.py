@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from trickle._parsing import parse
 
 # What comes first is for a shell, a router or an interactive Python that reads our bytes by mistake.
-ECHOED = b"raise SystemExit(86)"  # in what comes from there, this has been sent by us
-GUARD = b"exit 86\n" + ECHOED + b"\n"
+GUARD_WORDS = (b"exit 86", b"raise SystemExit(86)")
+GUARD = b"".join(b"%b\n" % words for words in GUARD_WORDS)
 
 # Given to the far end's Python.  It has under 200 characters and neither quote, backslash, '!' nor newline, so that
 # it passes through any number of shells.  It ends by itself after 60 s (SIGALRM), or when the bytes are not what was

@@ -6,9 +6,8 @@ import dataclasses
 import re
 from collections.abc import Iterator
 
-from trickle._boot import DAMAGED, ECHOED, NOT_PULLED, TOO_OLD, WRONG_READER
+from trickle._boot import DAMAGED, NOT_PULLED, TOO_OLD, WRONG_READER
 from trickle._exceptions import ConnectError
-from trickle._handshake import ROUTER_SAYS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +44,21 @@ WRONG_PASSWORD = _cause(
     "wrong password", "sudo does not take the password", "check password=, and whose password sudo wants there",
     r"Sorry, try again\.", r"\d+ incorrect password attempt",
 )  # fmt: skip
-ECHO = _cause(
-    "echo", "something there sends back what we send: a terminal on the way, or a program that is not a shell",
-    "look for ssh -t in a wrapper of ssh, script, or a ForceCommand; there must be no terminal on the way",
+COMMANDS = _cause(
+    "not a Python", "what answered is not the Python that was asked for: it took our bytes for commands",
+    "look for a ForceCommand there, or another program in the place of the shell", WRONG_READER,
 )  # fmt: skip
+MISREAD = {  # see Handshake.misread
+    "commands": COMMANDS,
+    "router": _cause(
+        "not a Python", "what answered is a command line that does not know our commands, such as a router's",
+        "check the host name and the port",
+    ),
+    "echo": _cause(
+        "echo", "something there sends back what we send: a terminal on the way, or a program that is not a shell",
+        "look for ssh -t in a wrapper of ssh, script, or a ForceCommand; there must be no terminal on the way",
+    ),
+}  # fmt: skip
 TIMED_OUT = _cause(
     "timed out", "no agent answered within {timeout:g} s ({stage})", "raise connect_timeout if it is just slow",
 )  # fmt: skip
@@ -63,12 +73,8 @@ CAUSES = (
            DAMAGED, r"^ValueError: (invalid literal for int|not enough values|too many values)", r"^StopIteration$"),
     _cause("not a Python", "what answered is a Python that reads commands, not the one that was asked for",
            "look for a ForceCommand there, or another program in the place of python3",
-           r'^ *File "<(stdin|python-input-\d+)>", line \d+'),
-    _cause("not a Python", "what answered is not the Python that was asked for: it took our bytes for commands",
-           "look for a ForceCommand there, or another program in the place of the shell",
-           WRONG_READER, r"\bexit 86\b", r"raise SystemExit\(86\)"),
-    _cause("not a Python", "what answered is a command line that does not know our commands, such as a router's",
-           "check the host name and the port", ROUTER_SAYS),
+           r'^ *File "<(stdin|python-input-\d+)>", line \d+', r"^SyntaxError: "),
+    COMMANDS,
     WRONG_PASSWORD,
     _cause("password needed", "sudo asks for a password there", "give password=, or a NOPASSWD rule in sudoers",
            r"sudo: a password is required", r"sudo: a terminal is required", r"sudo: no password was provided"),
@@ -132,7 +138,7 @@ def connect_error(
     stderr: str,
     noise: bytes,
     refused: bool = False,
-    misread: bytes = b"",
+    misread: str = "",
     timeout: float | None = None,
 ) -> tuple[ConnectError, bool]:
     """The ConnectError for a tunnel that ended, or had its time, before an agent answered.
@@ -140,13 +146,12 @@ def connect_error(
     Returns:
       It, and whether the cause may go away by itself.
     """
-    stderr = _without_code(stderr)
-    stdout = _without_code(noise.decode("utf-8", "replace"))
-    cause, groups = _find(exit_status, stderr, f"{stdout}\n{misread.decode()}")
+    stdout = noise.decode("utf-8", "replace")
+    cause, groups = _find(exit_status, stderr)
     if refused:
         cause = WRONG_PASSWORD
-    elif misread == ECHOED and exit_status is None:
-        cause = ECHO
+    elif misread and (cause is None or cause.reason not in (COMMANDS.reason, "stdin")):
+        cause = MISREAD[misread]
     elif cause is None:
         cause = TIMED_OUT if timeout is not None else _unknown(exit_status, bool(stderr.strip() or stdout.strip()))
     happened = cause.happened.format_map({"stage": stage, "timeout": timeout, **groups})
@@ -157,15 +162,9 @@ def connect_error(
     return error, cause.passing
 
 
-def _without_code(text: str) -> str:
-    """*text* without the agent and the calls' arguments, which a wrong reader may show."""
-    return re.sub(r"[A-Za-z0-9+/=.]{64,}", "...", text)
-
-
-def _find(exit_status: int | None, stderr: str, stdout: str) -> tuple[Cause | None, dict[str, str]]:
+def _find(exit_status: int | None, stderr: str) -> tuple[Cause | None, dict[str, str]]:
     for cause in CAUSES:
-        said = f"{stderr}\n{stdout}" if cause.reason == "not a Python" else stderr  # a terminal makes one of the two
-        found = re.search(cause.says, said, re.MULTILINE) if cause.says is not None else None
+        found = re.search(cause.says, stderr, re.MULTILINE) if cause.says is not None else None
         if found is not None or exit_status in cause.statuses:
             return cause, found.groupdict() if found is not None else {}
     return None, {}
@@ -181,7 +180,7 @@ def _unknown(exit_status: int | None, said_something: bool) -> Cause:
 def causes() -> Iterator[Cause]:
     """All of them, for the documentation."""
     yield from CAUSES
-    yield ECHO
+    yield from MISREAD.values()
     yield TIMED_OUT
 
 

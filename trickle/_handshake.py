@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from trickle._boot import ECHOED
+from trickle._boot import GUARD_WORDS, boot_bytes
 from trickle._tunnels import Local
 from trickle._wire.armor import END_OF_ARMOR, armored
 from trickle._wire.frames import WireError
@@ -17,8 +17,10 @@ from trickle.abc import NONCE, Tunnel
 
 KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
 LONGEST_SIGN = 256  # bytes: no prompt or marker is longer
-ROUTER_SAYS = r"^(\S+[>#] ?)?% ?(Unknown|Invalid|Bad|Unrecognized|Ambiguous) "
-MISREAD = re.compile(b"%b|%b" % (re.escape(ECHOED), ROUTER_SAYS.encode()), re.MULTILINE)
+ECHO = re.compile(re.escape(GUARD_WORDS[-1]))
+ROUTER = re.compile(rb"^(\S+[>#] ?)?% ?(Unknown|Invalid|Bad|Unrecognized|Ambiguous) ", re.MULTILINE)
+COMPLAINT = re.compile(rb"|".join(rb"\b%b(?!\w)" % re.escape(words) for words in GUARD_WORDS))
+CODE = re.compile(rb"[A-Za-z0-9+/=.]{64,}")
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
 
 
@@ -31,7 +33,7 @@ class Handshake:
       preparing: whether that is something that ``connect_timeout`` is not meant for.
       prepared: whether the tunnel has said that it may leave something behind.
       refused: whether a prompt came again for which its secret had been sent.
-      misread: the words that show that it is no Python which reads what is sent.
+      misread: what took what is sent for something else, as far as it shows: ``"echo"``, ``"router"``, ``"commands"``.
       marked: whether the agent has begun to speak.
       stderr: the last of what came there, prompts and our own words left out.
     """
@@ -42,7 +44,7 @@ class Handshake:
         self.preparing: bool = False
         self.prepared: bool = False
         self.refused: bool = False
-        self.misread: bytes = b""
+        self.misread: str = ""
         self.marked: bool = False
         self.stderr: bytes = b""
         self._marker = self.nonce[::-1].encode()  # occurs in nothing that is sent there
@@ -57,6 +59,7 @@ class Handshake:
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
         self._is_armored = True
+        self._boot = b""
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """*argv* with this connection's nonce in it."""
@@ -76,12 +79,18 @@ class Handshake:
         """Whether nobody but a Python reads what is sent."""
         return not self._unready
 
+    def boot(self, configuration: Mapping[str, object]) -> bytes:
+        """What starts the agent."""
+        self._boot = boot_bytes({**configuration, "nonce": self.nonce})
+        return self._boot
+
     def outgoing(self, data: bytes) -> bytes:
         """What to send for *data*: nothing that a wrong reader could obey, until the agent has spoken."""
         if self._is_armored:
             if not self.marked:
                 return armored(data) if data else b""
             self._is_armored = False
+            self._boot = b""
             return END_OF_ARMOR + data
         return data
 
@@ -102,8 +111,10 @@ class Handshake:
                 self.stage = self._awaited = "waiting for the agent"
         at = self._noise.find(self._marker, start)
         if at < 0:
-            if found := MISREAD.search(self._noise, start):
-                self.misread = found[0]
+            if ECHO.search(self._noise, start):
+                self.misread = "echo"
+            elif ROUTER.search(self._noise, start):
+                self.misread = "router"
             if len(self._noise) > SKIPPED_NOISE:
                 raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
             return b""
@@ -115,7 +126,7 @@ class Handshake:
     @property
     def noise(self) -> bytes:
         """The last of what came on stdout before the agent spoke."""
-        return bytes(self._noise[-KEPT_NOISE:])
+        return CODE.sub(b"...", self._noise)[-KEPT_NOISE:]
 
     def receive_stderr(self, data: bytes) -> None:
         """Take what has come on stderr."""
@@ -137,7 +148,12 @@ class Handshake:
         self._line = b""
 
     def _keep(self, data: bytes) -> None:
-        self.stderr = (self.stderr + data)[-KEPT_NOISE:]
+        for code in CODE.findall(data):  # the agent, or arguments behind it: they are not for error messages
+            if code[:64] in self._boot:
+                self.misread = "commands"
+        if COMPLAINT.search(data):
+            self.misread = "commands"
+        self.stderr = (self.stderr + CODE.sub(b"...", data))[-KEPT_NOISE:]
 
     def _without_prompts(self, line: bytes) -> bytes:
         """What follows the prompts that *line* begins with, which are answered: each once."""

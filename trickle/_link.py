@@ -410,7 +410,7 @@ class Link:
                     await process.stdin.send_all(answers)
                 else:
                     await self._woken()
-            first = _boot.boot_bytes(self._configuration())
+            first = self._attempt.boot(self._configuration())
             self._connection.bytes_sent += len(first)
             if self._retries_left:  # calls leave once: what went into an attempt that failed may have run
                 await process.stdin.send_all(first)
@@ -435,7 +435,6 @@ class Link:
     def _configuration(self) -> dict[str, object]:
         return {
             "name": self.name,
-            "nonce": self._attempt.nonce,
             "agent": secrets.token_hex(6),
             "heartbeat": self.settings.heartbeat,
             "lease": self.settings.lease,
@@ -543,7 +542,7 @@ class Link:
                 attempt.receive_stderr(bytes(data))
                 if self.state == "connected":
                     logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
-                elif attempt.refused:
+                elif attempt.refused or attempt.misread:
                     self._fail_to_connect()
                 elif attempt.preparing != was_preparing:
                     self._set_connect_deadline()

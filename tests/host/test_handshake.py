@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import trickle
-from trickle import _handshake
+from trickle import _boot, _handshake
 from trickle._handshake import KEPT_NOISE, SKIPPED_NOISE, Handshake
 from trickle._wire.frames import WireError
 
@@ -215,31 +215,58 @@ def test_a_whole_conversation_is_understood_however_it_is_cut(cuts: list[tuple[b
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "misread"),
     [
-        b"exit 86\r\nraise SystemExit(86)\r\n",
-        b">>> exit 86\n>>> raise SystemExit(86)\n",
-        b"router>exit 86\r\n% Unknown command or computer name\r\n",
-        b"% Invalid input detected at '^' marker.\r\n",
-        b"switch# % Unrecognized command\r\n",
+        (b"exit 86\r\nraise SystemExit(86)\r\n", "echo"),
+        (b">>> exit 86\n>>> raise SystemExit(86)\n", "echo"),
+        (b"router>exit 86\r\n% Unknown command or computer name\r\n", "router"),
+        (b"% Invalid input detected at '^' marker.\r\n", "router"),
+        (b"switch# % Unrecognized command\r\n", "router"),
     ],
 )
-def test_what_reads_commands_is_recognised_by_what_it_says(said: bytes) -> None:
+def test_a_wrong_reader_is_recognised_by_what_it_says_on_stdout(said: bytes, misread: str) -> None:
     handshake = Handshake(trickle.Local())
 
     for byte in in_bytes(said):
         handshake.receive(byte)
 
-    assert handshake.misread
+    assert handshake.misread == misread
 
 
-@pytest.mark.parametrize("said", [b">>> Authorized use only <<<\n", b"The disk is 99 % full\n", b"exit 8"])
+CODE = _boot.boot_bytes({}).split(b"\n")[3]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"bash: line 1: `raise SystemExit(86)'\n",
+        b"    exit 86\n         ^^\n",
+        b"zsh: command not found: " + CODE + b"\n",
+        b"sh: 1: " + CODE[5000:] + b": File name too long\n",
+    ],
+)
+def test_a_wrong_reader_is_recognised_by_what_it_says_on_stderr(said: bytes) -> None:
+    handshake = Handshake(trickle.Local())
+    handshake.boot({})
+
+    for byte in in_bytes(said):
+        handshake.receive_stderr(byte)
+
+    assert handshake.misread == "commands"
+    assert len(handshake.stderr) < 100  # no error message shows what was sent
+
+
+@pytest.mark.parametrize(
+    "said", [b">>> Authorized use only <<<\n", b"The disk is 99 % full\n", b"exit 8", b"exit 861", b"/x" * 100]
+)
 def test_a_banner_is_not_taken_for_a_wrong_reader(said: bytes) -> None:
     handshake = Handshake(trickle.Local())
+    handshake.boot({})
 
     handshake.receive(said)
+    handshake.receive_stderr(said + b"\n")
 
-    assert handshake.misread == b""
+    assert handshake.misread == ""
 
 
 def test_nothing_that_could_be_obeyed_is_sent_before_the_agent_has_spoken() -> None:

@@ -125,7 +125,7 @@ def frame_of(text: str) -> Frame:
 
 def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
     handshake = Handshake(trickle.Local())
-    sent = _boot.boot_bytes({"nonce": handshake.nonce}) + handshake.outgoing(frames.encode(Ping()))
+    sent = handshake.boot({}) + handshake.outgoing(frames.encode(Ping()))
     handshake.receive(handshake.nonce[::-1].encode())
     sent += handshake.outgoing(frames.encode(Ping()))
 
