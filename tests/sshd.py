@@ -202,11 +202,16 @@ def listening_sshd(directory: Path, user: str) -> Iterator[Sshd]:
 
 
 @contextlib.contextmanager
-def piped_sshd(directory: Path, user: str) -> Iterator[Sshd]:
-    """A real ssh and a real sshd with a pipe between them: no port, no daemon, no root."""
+def piped_sshd(directory: Path, user: str, name: str = "pipe", extra: str = "") -> Iterator[Sshd]:
+    """A real ssh and a real sshd with a pipe between them: no port, no daemon, no root.
+
+    *extra* lines of its sshd_config make a host of its own kind, with a *name* of its own.
+    """
     log = directory / "sshd-inetd.log"
-    way_in = f"  ProxyCommand {sshd_binary()} -i -E {log} -f {directory}/sshd_config.pipe"
-    _, ssh_config = write_configs(directory, "pipe", user=user, way_in=way_in)
+    way_in = f"  ProxyCommand {sshd_binary()} -i -E {log} -f {directory}/sshd_config.{name}"
+    sshd_config, ssh_config = write_configs(directory, name, user=user, way_in=way_in)
+    with sshd_config.open("a") as file:
+        file.write(extra)
     yield Sshd(directory, user, ssh_config, log)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import binascii
 import functools
 import importlib.resources
 import zlib
@@ -10,14 +11,18 @@ from collections.abc import Mapping, Sequence
 
 from trickle._parsing import parse
 
+# What comes first is for a shell, a router or an interactive Python that reads our bytes by mistake.
+GUARD_WORDS = (b"exit 86", b"raise SystemExit(86)")
+GUARD = b"".join(b"%b\n" % words for words in GUARD_WORDS)
+
 # Given to the far end's Python.  It has under 200 characters and neither quote, backslash, '!' nor newline, so that
-# it passes through any number of shells.  It skips two lines, which are there for a shell or an interactive Python
-# that reads our bytes by mistake.  It ends by itself after 60 s (SIGALRM), or when the bytes are not what was sent
-# (status 85).
+# it passes through any number of shells.  It ends by itself after 60 s (SIGALRM), or when the bytes are not what was
+# sent (status 85), the guard included.
 BOOT_LINE = (
-    "import sys,zlib,_signal;_signal.alarm(60);f=open(0,'rb',closefd=False);next(f);next(f);"
-    "n,c=map(int,next(f).split());b=f.read(n);zlib.crc32(b)==c or sys.exit(85);exec(zlib.decompress(b))"
+    "import zlib,_signal as s,binascii as a;s.alarm(60);f=open(0,'rb',closefd=0);g=f.read(29);"
+    "n,c=map(int,next(f).split());b=f.read(n);c==a.crc32(g+b)or sys.exit(85);exec(zlib.decompress(a.a2b_base64(b)))"
 ).replace("'", '"')
+assert len(GUARD) == 29
 
 TOO_OLD = 83
 DAMAGED = 85
@@ -53,10 +58,10 @@ def python_command(python: str | None, code: str = BOOT_LINE, words: Sequence[st
 
 
 def boot_bytes(configuration: Mapping[str, object]) -> bytes:
-    """What goes to the far Python's stdin before the first frame."""
+    """What goes to the far Python's stdin before the first frame: text alone, as a terminal may be on the way."""
     blob = _boot_blob()
-    head = f"exit {WRONG_READER}\nraise SystemExit({WRONG_READER})\n{len(blob)} {zlib.crc32(blob)}\n"
-    return head.encode() + blob + ascii(dict(configuration)).encode() + b"\n"
+    head = b"%d %d\n" % (len(blob), binascii.crc32(GUARD + blob))
+    return GUARD + head + blob + binascii.b2a_base64(ascii(dict(configuration)).encode())
 
 
 @functools.cache
@@ -64,7 +69,7 @@ def _boot_blob() -> bytes:
     """The loader and the agent's files, packed once for all hosts."""
     files = {name: (f"<trickle>/{path}", _lean(_read(path))) for name, path in shipped_files().items()}
     program = f"{_lean(_read(_LOADER))}\nstart(f, {files!r})\n"
-    return zlib.compress(program.encode(), 9)
+    return binascii.b2a_base64(zlib.compress(program.encode(), 9))
 
 
 def shipped_files() -> dict[str, str]:
@@ -74,6 +79,7 @@ def shipped_files() -> dict[str, str]:
         "trickle.remote": "remote.py",
         "trickle._wire": "_wire/__init__.py",
         "trickle._wire.frames": "_wire/frames.py",
+        "trickle._wire.armor": "_wire/armor.py",
         "trickle._wire.connection": "_wire/connection.py",
         "trickle._wire.payload": "_wire/payload.py",
         "trickle._agent": "_agent/__init__.py",

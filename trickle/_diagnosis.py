@@ -44,6 +44,21 @@ WRONG_PASSWORD = _cause(
     "wrong password", "sudo does not take the password", "check password=, and whose password sudo wants there",
     r"Sorry, try again\.", r"\d+ incorrect password attempt",
 )  # fmt: skip
+COMMANDS = _cause(
+    "not a Python", "what answered is not the Python that was asked for: it took our bytes for commands",
+    "look for a ForceCommand there, or another program in the place of the shell", WRONG_READER,
+)  # fmt: skip
+MISREAD = {  # see Handshake.misread
+    "commands": COMMANDS,
+    "router": _cause(
+        "not a Python", "what answered is a command line that does not know our commands, such as a router's",
+        "check the host name and the port",
+    ),
+    "echo": _cause(
+        "echo", "something there sends back what we send: a terminal on the way, or a program that is not a shell",
+        "look for ssh -t in a wrapper of ssh, script, or a ForceCommand; there must be no terminal on the way",
+    ),
+}  # fmt: skip
 TIMED_OUT = _cause(
     "timed out", "no agent answered within {timeout:g} s ({stage})", "raise connect_timeout if it is just slow",
 )  # fmt: skip
@@ -55,11 +70,11 @@ CAUSES = (
     _cause("too old", "its Python is older than 3.6", "give python= the path of a newer one",
            TOO_OLD, r"Unknown option: -I\b"),
     _cause("stdin", "something there read our stdin", "look for a start-up file (.bashrc, .profile) that reads",
-           DAMAGED, r"invalid literal for int\(\) with base 10", r"^StopIteration$"),
-    _cause("not a Python", "what answered is not the Python that was asked for: it took our bytes for commands",
-           "look for a ForceCommand there, or another program in the place of the shell", WRONG_READER),
+           DAMAGED, r"^ValueError: (invalid literal for int|not enough values|too many values)", r"^StopIteration$"),
     _cause("not a Python", "what answered is a Python that reads commands, not the one that was asked for",
-           "look for a ForceCommand there, or another program in the place of python3", r"^>>> "),
+           "look for a ForceCommand there, or another program in the place of python3",
+           r'^ *File "<(stdin|python-input-\d+)>", line \d+', r"^SyntaxError: "),
+    COMMANDS,
     WRONG_PASSWORD,
     _cause("password needed", "sudo asks for a password there", "give password=, or a NOPASSWD rule in sudoers",
            r"sudo: a password is required", r"sudo: a terminal is required", r"sudo: no password was provided"),
@@ -126,6 +141,7 @@ def connect_error(
     stderr: str,
     noise: bytes,
     refused: bool = False,
+    misread: str = "",
     timeout: float | None = None,
 ) -> tuple[ConnectError, bool]:
     """The ConnectError for a tunnel that ended, or had its time, before an agent answered.
@@ -133,20 +149,23 @@ def connect_error(
     Returns:
       It, and whether the cause may go away by itself.
     """
-    cause, groups = _find(exit_status, stderr, refused)
-    if cause is None:
-        cause = TIMED_OUT if timeout is not None else _unknown(exit_status, bool(stderr.strip() or noise.strip()))
+    stdout = noise.decode("utf-8", "replace")
+    cause, groups = _find(exit_status, stderr)
+    if refused:
+        cause = WRONG_PASSWORD
+    elif misread and (cause is None or cause.reason not in (COMMANDS.reason, "stdin")):
+        cause = MISREAD[misread]
+    elif cause is None:
+        cause = TIMED_OUT if timeout is not None else _unknown(exit_status, bool(stderr.strip() or stdout.strip()))
     happened = cause.happened.format_map({"stage": stage, "timeout": timeout, **groups})
     message = f"{host}: {printable(happened)}; {cause.advice}"
-    said = stderr.strip() or noise.decode("utf-8", "replace").strip()
+    said = stderr.strip() or stdout.strip()
     message += "".join(f"\n  {printable(line)}" for line in said.splitlines()[-5:])
     error = ConnectError(message, host=host, reason=cause.reason, stage=stage, exit_status=exit_status, stderr=stderr)
     return error, cause.passing
 
 
-def _find(exit_status: int | None, stderr: str, refused: bool) -> tuple[Cause | None, dict[str, str]]:
-    if refused:
-        return WRONG_PASSWORD, {}
+def _find(exit_status: int | None, stderr: str) -> tuple[Cause | None, dict[str, str]]:
     for cause in CAUSES:
         found = re.search(cause.says, stderr, re.MULTILINE) if cause.says is not None else None
         if found is not None or exit_status in cause.statuses:
@@ -164,6 +183,7 @@ def _unknown(exit_status: int | None, said_something: bool) -> Cause:
 def causes() -> Iterator[Cause]:
     """All of them, for the documentation."""
     yield from CAUSES
+    yield from MISREAD.values()
     yield TIMED_OUT
 
 

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from trickle._boot import GUARD_WORDS, boot_bytes
 from trickle._tunnels import Local
+from trickle._wire.armor import END_OF_ARMOR, armored
 from trickle._wire.frames import WireError
 from trickle.abc import NONCE, Tunnel
 
 KEPT_NOISE = 16 * 1024  # bytes of what a host says before its agent, and on stderr, that are kept
+LONGEST_SIGN = 256  # bytes: no prompt or marker is longer
+ECHO = re.compile(re.escape(GUARD_WORDS[-1]))
+ROUTER = re.compile(rb"^(\S+[>#] ?)?% ?(Unknown|Invalid|Bad|Unrecognized|Ambiguous) ", re.MULTILINE)
+COMPLAINT = re.compile(rb"|".join(rb"\b%b(?!\w)" % re.escape(words) for words in GUARD_WORDS))
+CODE = re.compile(rb"[A-Za-z0-9+/=.]{64,}")
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
 
 
@@ -30,8 +37,8 @@ class Handshake:
       preparing: whether that is something that ``connect_timeout`` is not meant for.
       prepared: whether the tunnel has said that it may leave something behind.
       refused: whether a prompt came again for which its secret had been sent.
+      misread: what took what is sent for something else, as far as it shows: ``"echo"``, ``"router"``, ``"commands"``.
       marked: whether the agent has begun to speak.
-      noise: what came on stdout before it did.
       stderr: the last of what came there, prompts and our own words left out.
     """
 
@@ -41,22 +48,30 @@ class Handshake:
         self.preparing: bool = False
         self.prepared: bool = False
         self.refused: bool = False
+        self.misread: str = ""
         self.marked: bool = False
-        self.noise: bytes = b""
         self.stderr: bytes = b""
         self._marker = self.nonce[::-1].encode()  # occurs in nothing that is sent there
         self._ready = (2 * self.nonce).encode()  # see abc.announced
+        self._noise = bytearray()
         self._line = b""  # of stderr, as far as it has come
         self._may_prepare = any(each.leftovers() is not None for each in chain(tunnel))
         asked = [each.answers(self.nonce) for each in chain(tunnel)]
         self._answers = {prompt.encode(): secret.encode() for answers in asked for prompt, secret in answers.items()}
         self._unready = sum(map(bool, asked))
+        self._awaited = "waiting to be asked for a password" if self._unready else "waiting for the agent"
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
+        self._is_armored = True
+        self._boot = b""
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """*argv* with this connection's nonce in it."""
         return [word.replace(NONCE, self.nonce) for word in argv]
+
+    def started(self) -> None:
+        """The tunnel's command runs."""
+        self.stage = self._awaited
 
     def answers(self) -> bytes:
         """What is to be sent to those who have asked for it."""
@@ -68,6 +83,21 @@ class Handshake:
         """Whether nobody but a Python reads what is sent."""
         return not self._unready
 
+    def boot(self, configuration: Mapping[str, object]) -> bytes:
+        """What starts the agent."""
+        self._boot = boot_bytes({**configuration, "nonce": self.nonce})
+        return self._boot
+
+    def outgoing(self, data: bytes) -> bytes:
+        """What to send for *data*: nothing that a wrong reader could obey, until the agent has spoken."""
+        if self._is_armored:
+            if not self.marked:
+                return armored(data) if data else b""
+            self._is_armored = False
+            self._boot = b""
+            return END_OF_ARMOR + data
+        return data
+
     def receive(self, data: bytes) -> bytes:
         """Take what has come on stdout; what is returned comes after the agent's marker.
 
@@ -76,20 +106,31 @@ class Handshake:
         """
         if self.marked:
             return data
-        self.noise += data
-        while self._unready and self._ready in self.noise:
-            self.noise = self.noise.replace(self._ready, b"", 1).lstrip(b"\r\n")
+        start = max(0, len(self._noise) - LONGEST_SIGN)  # one may have begun in what came before
+        self._noise += data
+        while self._unready and (at := self._noise.find(self._ready, start)) >= 0:
+            del self._noise[at : at + len(self._ready)]
             self._unready -= 1
             if not self._unready:
-                self.stage = "waiting for the agent"
-        before, found, after = self.noise.partition(self._marker)
-        if not found:
-            if len(self.noise) > SKIPPED_NOISE:
+                self.stage = self._awaited = "waiting for the agent"
+        at = self._noise.find(self._marker, start)
+        if at < 0:
+            if ECHO.search(self._noise, start):
+                self.misread = "echo"
+            elif ROUTER.search(self._noise, start):
+                self.misread = "router"
+            if len(self._noise) > SKIPPED_NOISE:
                 raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
             return b""
-        self.noise = before[-KEPT_NOISE:]
+        after = bytes(self._noise[at + len(self._marker) :])
+        del self._noise[at:]
         self.marked = True
         return after
+
+    @property
+    def noise(self) -> bytes:
+        """The last of what came on stdout before the agent spoke."""
+        return CODE.sub(b"...", self._noise)[-KEPT_NOISE:]
 
     def receive_stderr(self, data: bytes) -> None:
         """Take what has come on stderr."""
@@ -100,9 +141,10 @@ class Handshake:
         for line in map(self._without_prompts, lines):
             if not self._means_us(line):
                 self._keep(line + b"\n")
-        self._line = self._without_prompts(self._line)
+        self._line = self._without_last_prompt(self._without_prompts(self._line))
         if len(self._line) > KEPT_NOISE:
-            self.end_of_stderr()
+            self._keep(self._line[:-LONGEST_SIGN])
+            self._line = self._line[-LONGEST_SIGN:]
 
     def end_of_stderr(self) -> None:
         """There is no more."""
@@ -110,18 +152,35 @@ class Handshake:
         self._line = b""
 
     def _keep(self, data: bytes) -> None:
-        self.stderr = (self.stderr + data)[-KEPT_NOISE:]
+        for code in CODE.findall(data):  # the agent, or arguments behind it: they are not for error messages
+            if code[:64] in self._boot:
+                self.misread = "commands"
+        if COMPLAINT.search(data):
+            self.misread = "commands"
+        self.stderr = (self.stderr + CODE.sub(b"...", data))[-KEPT_NOISE:]
 
     def _without_prompts(self, line: bytes) -> bytes:
         """What follows the prompts that *line* begins with, which are answered: each once."""
-        while prompt := next((prompt for prompt in self._answers if line.startswith(prompt)), None):
+        while prompt := next(filter(line.startswith, self._answers), None):
+            self._answer(prompt)
             line = line[len(prompt) :]
-            if prompt in self._sent:
-                self.refused = True
-            else:
-                self._sent.add(prompt)
-                self._unsent.append(self._answers[prompt] + b"\n")
         return line
+
+    def _without_last_prompt(self, line: bytes) -> bytes:
+        """An unfinished line without a prompt behind something else, such as a lecture without a line end."""
+        if prompt := next(filter(line.endswith, self._answers), None):
+            self._answer(prompt)
+            self._keep(line[: -len(prompt)])
+            return b""
+        return line
+
+    def _answer(self, prompt: bytes) -> None:
+        if prompt in self._sent:
+            self.refused = True
+            return
+        self._sent.add(prompt)
+        self._unsent.append(self._answers[prompt] + b"\n")
+        self.stage = self._awaited = "waiting for the password to be taken"
 
     def _means_us(self, line: bytes) -> bool:
         """Whether it is a tunnel's own command that speaks: see Tunnel.leftovers."""
@@ -130,7 +189,7 @@ class Handshake:
             return False
         self.prepared = said[1] == b"prepared"
         self.preparing = not self.prepared
-        self.stage = said[1].decode("utf-8", "replace") if self.preparing else "waiting for the agent"
+        self.stage = said[1].decode("utf-8", "replace") if self.preparing else self._awaited
         return True
 
 

@@ -143,6 +143,7 @@ class Link:
         self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows
         self._attempt = Handshake(tunnel)
         self._attempt_scope = trio.CancelScope()
+        self._took_too_long = False
         self._waits_for: str | None = None  # before an attempt
         self._newest = 0
         self._wake = trio.Event()
@@ -321,6 +322,7 @@ class Link:
             await self._wait_for_turn()
             self._waits_for = None
             self._attempt = Handshake(self.tunnel)
+            self._took_too_long = False
             self._stderr_ended = trio.Event()
             process = await self._start_tunnel()
             if process is not None:
@@ -329,16 +331,20 @@ class Link:
         finally:
             self._give_turn_back()
 
-    def _fail_to_connect(self, timeout: float | None = None) -> None:
-        """This attempt is over (with *timeout*: it took so many seconds), and so is this link, if it was the last."""
+    def _fail_to_connect(self) -> None:
+        """This attempt is over, and so is this link, if it was the last."""
+        if self._retry_after is not None:
+            return  # two tasks have noticed
+        status = self._process.returncode if self._process is not None else None
         error, is_passing = connect_error(
             self.name,
             stage=self.stage,
-            exit_status=self._process.returncode if self._process is not None else None,
+            exit_status=None if self._took_too_long else status,  # then it ended because we closed its stdin
             stderr=self.stderr,
             noise=self._attempt.noise,
             refused=self._attempt.refused,
-            timeout=timeout,
+            misread=self._attempt.misread,
+            timeout=self.settings.connect_timeout if self._took_too_long else None,
         )
         if self._retries_left and is_passing:
             self._retries_left -= 1
@@ -352,7 +358,7 @@ class Link:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write, process)
                 nursery.start_soon(self._read_stderr, process)
-                nursery.start_soon(self._watch)
+                nursery.start_soon(self._watch, process)
                 nursery.start_soon(self._deliver_output)
                 asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
                 self._asked = asked
@@ -389,7 +395,7 @@ class Link:
             error.__cause__ = exc
             self.lose(error)
             return None
-        self._attempt.stage = "waiting for the agent"
+        self._attempt.started()
         return process
 
     @trio.lowlevel.enable_ki_protection
@@ -401,16 +407,18 @@ class Link:
                     await process.stdin.send_all(answers)
                 else:
                     await self._woken()
-            first = _boot.boot_bytes(self._configuration())
+            first = self._attempt.boot(self._configuration())
             self._connection.bytes_sent += len(first)
             if self._retries_left:  # calls leave once: what went into an attempt that failed may have run
                 await process.stdin.send_all(first)
                 await self.answered.wait()
                 first = b""
             while True:
-                data = self._connection.data_to_send(trio.current_time())
+                data = b"".join(self._connection.data_to_send(trio.current_time()))
                 if first or data:
-                    await process.stdin.send_all(first + b"".join(data))
+                    sent = self._attempt.outgoing(data)
+                    self._connection.bytes_sent += len(sent) - len(data)
+                    await process.stdin.send_all(first + sent)
                     first = b""
                 else:
                     await self._woken()
@@ -424,7 +432,6 @@ class Link:
     def _configuration(self) -> dict[str, object]:
         return {
             "name": self.name,
-            "nonce": self._attempt.nonce,
             "agent": secrets.token_hex(6),
             "heartbeat": self.settings.heartbeat,
             "lease": self.settings.lease,
@@ -455,6 +462,10 @@ class Link:
     def _receive(self, data: bytes) -> None:
         if self.state == "connecting":
             data = self._attempt.receive(data)
+            if self._attempt.misread:
+                self._fail_to_connect()
+            if self._took_too_long:
+                return
         if data:
             for frame in self._connection.receive_data(data, trio.current_time()):
                 self._deliver(frame)
@@ -531,7 +542,7 @@ class Link:
                 attempt.receive_stderr(bytes(data))
                 if self.state == "connected":
                     logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
-                elif attempt.refused:
+                elif attempt.refused or attempt.misread:
                     self._fail_to_connect()
                 elif attempt.preparing != was_preparing:
                     self._set_connect_deadline()
@@ -546,13 +557,14 @@ class Link:
         self._connect_scope.deadline = math.inf if self._attempt.preparing else now + self.settings.connect_timeout
 
     @trio.lowlevel.enable_ki_protection
-    async def _watch(self) -> None:
+    async def _watch(self, process: TunnelProcess) -> None:
         """Beat, and give the agent up when it has been silent for too long."""
         with trio.CancelScope() as self._connect_scope:
             self._set_connect_deadline()
             await self.answered.wait()
         if not self.answered.is_set():
-            self._fail_to_connect(self.settings.connect_timeout)
+            await self._ask_for_last_words(process)
+            self._fail_to_connect()
             return
         while True:
             self._connection.control(Ping())
@@ -563,6 +575,13 @@ class Link:
                 await trio.sleep(LAST_LOOK)  # a loop that was blocked reads what has arrived before it judges
                 if self._is_silent():
                     self.lose(self._lost(f"nothing was heard from it for {self.settings.lease:g} s"))
+
+    async def _ask_for_last_words(self, process: TunnelProcess) -> None:
+        """At the end of its stdin, what took our bytes, or a Python that has lost them, says so."""
+        self._took_too_long = True
+        await trio.aclose_forcefully(process.stdin)
+        with trio.move_on_after(BOOT_PATIENCE):
+            await self._stderr_ended.wait()
 
     def _is_silent(self) -> bool:
         return trio.current_time() >= self.heard_at + self.settings.lease  # the very sum that _watch sleeps until
@@ -598,7 +617,8 @@ class Link:
     async def _end_process(self, process: TunnelProcess) -> None:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
         # An agent must be let finish: it is the one that can kill all it started.
-        patience = LAST_LOOK if self._is_silent() else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
+        hopeless = self._is_silent() or self._took_too_long
+        patience = LAST_LOOK if hopeless else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
         await end_process(process, patience)
         if not self._attempt.marked:
             await self._hear_last_words(process)

@@ -6,13 +6,13 @@ becomes of them on the way, and when the tunnel ends, is _memory_tunnel.py's job
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import ctypes
 import heapq
 import math
 import sys
 import types
-import zlib
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import ContextVar
@@ -23,8 +23,9 @@ import trio
 from trickle import remote
 from trickle._agent import asynchronous, broker, functions, options, results
 from trickle._agent.pool import LONGEST_STACK
-from trickle._boot import DAMAGED
+from trickle._boot import DAMAGED, GUARD
 from trickle._wire import frames
+from trickle._wire.armor import Unarmor
 from trickle._wire.connection import AGENT, Connection
 from trickle._wire.frames import (
     BY_CALLER,
@@ -160,12 +161,11 @@ class MemoryAgent:
         """Read what the loader would be, and its configuration; None if it is not what was sent."""
         lines = Lines(self._stdin)
         try:
-            await lines.next()  # "exit 86", for a shell
-            await lines.next()  # the same for an interactive Python
+            guard = await lines.exactly(len(GUARD))
             size, checksum = map(int, (await lines.next()).split())
-            if zlib.crc32(await lines.exactly(size)) != checksum:
+            if binascii.crc32(guard + await lines.exactly(size)) != checksum:
                 return None, b""
-            line = await lines.next()
+            line = binascii.a2b_base64(await lines.next())
         except ValueError:
             return None, b""
         return eval(line, {"__builtins__": {}, "inf": math.inf}), lines.rest
@@ -174,6 +174,7 @@ class MemoryAgent:
         self.name: str = configuration["name"]
         self._configuration = configuration
         self._connection = Connection(AGENT, frames.Decoder().feed, configuration["max_payload"])
+        self._unarmor = Unarmor()
         self._heard_at = trio.current_time()
 
     async def _greet(self) -> None:
@@ -188,7 +189,7 @@ class MemoryAgent:
             while True:
                 if data:
                     self._heard_at = trio.current_time()
-                    for frame in self._connection.receive_data(data, trio.current_time()):
+                    for frame in self._connection.receive_data(self._unarmor.receive(data), trio.current_time()):
                         self._take(frame)
                     self._act()
                 data = bytes(await self._stdin.receive_some())  # all that has come, so that a cancel is read in time

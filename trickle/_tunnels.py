@@ -203,7 +203,7 @@ class Docker(Tunnel):
         return self.through(("sh", "-c", PULL, NONCE, self.engine, self.image, *words))
 
     def leftovers(self) -> tuple[str, ...]:
-        """``docker kill`` and ``docker rm`` of the containers with this connection's label; they are kept as ``rm`` says."""
+        """``docker kill`` and ``docker rm`` of what has this connection's label; it is kept as ``rm`` says."""
         which, verb = ("--all", "rm --force --volumes") if self.rm else (RUNNING, "wait")
         return self.through(("sh", "-c", LEFTOVERS, NONCE, self.engine, which, verb))
 
@@ -279,7 +279,12 @@ class Sudo(Tunnel):
         return {} if self.password is None else {self._prompt(nonce): self.password}
 
     def _prompt(self, nonce: str) -> str:
-        return f"trickle%{nonce}:{self.user}:"
+        """One for each sudo on the way, as each has a password of its own."""
+        number, tunnel = 1, self.via
+        while tunnel is not None:
+            number += isinstance(tunnel, Sudo)
+            tunnel = tunnel.via
+        return f"trickle%{nonce}:{number}:"
 
 
 def _words(what: str, words: Iterable[str | os.PathLike[str]], example: tuple[str, ...]) -> tuple[str, ...]:

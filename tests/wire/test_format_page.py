@@ -1,6 +1,7 @@
 """The page on the wire format says what the code does: its tables, its numbers and its test vectors."""
 
 import ast
+import binascii
 import re
 import zlib
 from pathlib import Path
@@ -8,8 +9,10 @@ from pathlib import Path
 import msgpack
 import pytest
 
+import trickle
 from tests.wire.pair import DECODERS, shown
 from trickle import _boot
+from trickle._handshake import Handshake
 from trickle._wire import connection, frames
 from trickle._wire.connection import AGENT, CONTROLLER, CREDIT, GRANT, LINK_FRAMES, SMALLEST_WINDOW, STATES
 from trickle._wire.frames import BY_CALLER, BY_DEADLINE, CHUNK, HEADER, KINDS, NEVER, VERDICTS, Frame, Ping
@@ -121,17 +124,22 @@ def frame_of(text: str) -> Frame:
 
 
 def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
-    sent = _boot.boot_bytes({"nonce": "0123456789abcdef" * 2}) + frames.encode(Ping())
+    handshake = Handshake(trickle.Local())
+    sent = handshake.boot({}) + handshake.outgoing(frames.encode(Ping()))
+    handshake.receive(handshake.nonce[::-1].encode())
+    sent += handshake.outgoing(frames.encode(Ping()))
 
     first, second, third, rest = sent.split(b"\n", 3)
     length, checksum = map(int, third.split(b" "))
-    blob, rest = rest[:length], rest[length:]
-    configuration, frame = rest.split(b"\n", 1)
+    program, rest = rest[:length], rest[length:]
+    configuration, armor, frame = rest.split(b"\n", 2)
 
     assert first == b"exit 86" and f"`{first.decode()}`" in PAGE
     assert second == b"raise SystemExit(86)" and f"`{second.decode()}`" in PAGE
-    assert zlib.crc32(blob) == checksum
-    assert b"start(" in zlib.decompress(blob)
-    assert ast.literal_eval(configuration.decode("ascii")) == {"nonce": "0123456789abcdef" * 2}
+    assert zlib.crc32(b"%b\n%b\n%b" % (first, second, program)) == checksum
+    assert program[-1:] == b"\n"
+    assert b"start(" in zlib.decompress(binascii.a2b_base64(program))
+    assert ast.literal_eval(binascii.a2b_base64(configuration).decode("ascii")) == {"nonce": handshake.nonce}
+    assert armor[-1:] == b"." and binascii.a2b_base64(armor[:-1]) == frames.encode(Ping())
     assert frame == frames.encode(Ping())
     assert f"status {_boot.DAMAGED}" in PAGE

@@ -16,6 +16,7 @@ from collections import deque
 from trickle._agent import reaper
 from trickle._agent.pool import Worker
 from trickle._wire import frames
+from trickle._wire.armor import Unarmor
 from trickle._wire.connection import AGENT, CREDIT, Connection
 from trickle._wire.frames import (
     CANCELLED,
@@ -115,6 +116,7 @@ class Broker:
     def __init__(self, configuration: "Dict[str, Any]") -> None:
         self.configuration = configuration
         self.connection = Connection(AGENT, frames.Decoder().feed, configuration["max_payload"])
+        self.unarmor = Unarmor()
         self.poller = select.poll()
         self.tasks: "Dict[int, Task]" = {}
         self.waiting: "Deque[Task]" = deque()
@@ -266,7 +268,7 @@ class Broker:
     def _receive(self, data: bytes) -> None:
         self.heard = _lease_clock()
         now = time.monotonic()
-        for frame in self.connection.receive_data(data, now):
+        for frame in self.connection.receive_data(self.unarmor.receive(data), now):
             self.HANDLERS[type(frame)](self, frame)
 
     def _on_call(self, frame: "Any") -> None:

@@ -3,6 +3,7 @@
 The boot line (see _boot.py) executes this file's text with ``stdin`` and ``files`` in its namespace.
 """
 
+import binascii
 import sys
 
 STAND_IN = "import sys; sys.modules[__name__].__class__ = type(sys.modules['trickle'])"
@@ -45,7 +46,8 @@ class AgentFinder:
 def start(stdin, files):  # type: ignore[no-untyped-def]
     """Run the broker until it ends.  The configuration is the line after the boot data."""
     sys.meta_path.insert(0, AgentFinder(files))  # type: ignore[no-untyped-call]
-    configuration = eval(stdin.readline(), {"__builtins__": {}, "inf": float("inf")})
+    line = binascii.a2b_base64(stdin.readline())
+    configuration = eval(line, {"__builtins__": {}, "inf": float("inf")})
     from trickle._agent import broker
 
     broker.main(stdin, configuration)
