@@ -1,6 +1,7 @@
 """Trio, over there: call Python functions on many hosts, with structured concurrency across the wire."""
 
 from trickle import abc, remote
+from trickle._channels import RemoteChannel
 from trickle._exceptions import (
     CallTimeout,
     ConnectError,
@@ -41,6 +42,7 @@ __all__ = [
     "NotNeeded",
     "OutputLine",
     "ProtocolError",
+    "RemoteChannel",
     "RemoteError",
     "Results",
     "Session",

@@ -17,10 +17,13 @@ NEEDED = ("contextvars", "queue", "ssl")
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling *fn* gives a coroutine, as far as can be seen from here."""
+    """Whether calling *fn* gives a coroutine or an async generator, as far as can be seen from here."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+    return any(
+        inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
+        for each in (fn, getattr(fn, "__call__", None))  # noqa: B004
+    )
 
 
 def check_can_run(fn: Callable[..., Any], host: str, version: tuple[int, ...], lacks: Collection[str]) -> None:

@@ -81,6 +81,7 @@ def shipped_files() -> dict[str, str]:
         "trickle._wire.frames": "_wire/frames.py",
         "trickle._wire.armor": "_wire/armor.py",
         "trickle._wire.connection": "_wire/connection.py",
+        "trickle._wire.items": "_wire/items.py",
         "trickle._wire.payload": "_wire/payload.py",
         "trickle._agent": "_agent/__init__.py",
         **{f"trickle._agent.{stem}": f"_agent/{stem}.py" for stem in _agent_stems()},

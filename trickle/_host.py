@@ -11,7 +11,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -20,6 +20,7 @@ import trio
 from trickle import _pickling, _unpickling
 from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
+from trickle._channels import RemoteChannel, Stream, open_flow
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
@@ -189,45 +190,61 @@ class HostCore:
     ) -> Any:
         """Run ``fn(*args, **kwargs)`` over there and return what it returns; see Host.call."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        link = record.link = session.link if session is not None else self.live_link(options.reconnect)
-        self.users += 1
-        try:
-            payload = await self._pack(link, fn, args, kwargs, options)
-            if session is not None:
-                session.check()
-            elif link is not self.link or link.error is not None or self.closed:
-                link = record.link = self.live_link(options.reconnect)
-                payload = await self._pack(link, fn, args, kwargs, options)
-            call = record.call = link.start_call(
-                payload,
-                session=session.id if session is not None else 0,
-                deadline=trio.current_effective_deadline(),
-                sink=options.output,
-            )
+        async with self._using(record):
+            link, call = await self._start(fn, args, kwargs, options, record, session)
             if session is not None:
                 session.calls.add(call)
             try:
-                await self._wait(link, call)
+                await self.wait(link, call)
             except BaseException as exc:
-                await self._stop(link, call, options, exc)
-                if session is not None and call.verdict != frames.NEVER_STARTED:
-                    session.spoiled = True
-                if call.remote_stack:
-                    exc.add_note(
-                        f"{self.name}: at its deadline the call was here, innermost frame first:\n{call.remote_stack}"
-                    )
+                await self.stop(link, call, options, exc, session)
                 if isinstance(exc, KeyboardInterrupt) or call.verdict not in (frames.RETURNED, frames.RAISED):
                     raise
             finally:
                 if session is not None:
                     session.calls.discard(call)
+        return await self.outcome(link, call, options, session)
+
+    @contextlib.asynccontextmanager
+    async def _using(self, record: CallRecord) -> AsyncIterator[None]:
+        """For the time of the block somebody needs the link: who else was it for, if this one is cancelled?"""
+        self.users += 1
+        try:
+            yield
         except (trio.Cancelled, KeyboardInterrupt):
-            if link.state == "connecting" and self.users == 1 and not self.closed:
+            link = record.link
+            if link is not None and link.state == "connecting" and self.users == 1 and not self.closed:
                 self.abandon(link)
             raise
         finally:
             self.users -= 1
-        return await self._outcome(link, call, options, session)
+
+    async def _start(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        record: CallRecord,
+        session: SessionState | None,
+        mode: str | None = None,
+    ) -> tuple[Link, RemoteCall]:
+        """Send a call, or with *mode* one in which things flow, which has a worker of its own."""
+        link = record.link = session.link if session is not None else self.live_link(options.reconnect)
+        payload = await self._pack(link, fn, args, kwargs, options, mode)
+        if session is not None:
+            session.check()
+        elif link is not self.link or link.error is not None or self.closed:
+            link = record.link = self.live_link(options.reconnect)
+            payload = await self._pack(link, fn, args, kwargs, options, mode)
+        call = record.call = link.start_call(
+            payload,
+            session=session.id if session is not None else 0 if mode is None else None,
+            deadline=trio.current_effective_deadline(),
+            sink=options.output,
+            flows=mode is not None,
+        )
+        return link, call
 
     async def _pack(
         self,
@@ -236,6 +253,7 @@ class HostCore:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: CallOptions,
+        mode: str | None,
     ) -> bytes:
         """The call's payload; what it needs over there is on its way when this returns."""
         if needs_trio := is_async(fn):
@@ -251,7 +269,8 @@ class HostCore:
             except _pickling.NeedsVersion:
                 await self.wait_connected(link)
                 continue
-            payload = join_options(options.for_worker, outgoing.payload)
+            extra = {} if mode is None else {"flow": mode}
+            payload = join_options({**options.for_worker, **extra}, outgoing.payload)
             if len(payload) > self.settings.max_payload:
                 raise Unsendable(
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
@@ -262,7 +281,7 @@ class HostCore:
             await link.send_modules_for(outgoing.modules | ({"trio"} if needs_trio else set()))
             return payload
 
-    async def _wait(self, link: Link, call: RemoteCall) -> None:
+    async def wait(self, link: Link, call: RemoteCall) -> None:
         """Until the call has ended; a scope that is given another deadline meanwhile is noticed."""
         while not call.finished.is_set():
             with trio.CancelScope(deadline=call.deadline):
@@ -274,13 +293,20 @@ class HostCore:
             else:
                 await trio.lowlevel.checkpoint()
 
-    async def _stop(self, link: Link, call: RemoteCall, options: CallOptions, exc: BaseException) -> None:
-        """Ask for the call's end, and wait for its verdict: shielded, and bounded."""
+    async def stop(
+        self,
+        link: Link,
+        call: RemoteCall,
+        options: CallOptions,
+        exc: BaseException | None,
+        session: SessionState | None = None,
+    ) -> None:
+        """Ask for the call's end, because of *exc*, and wait for its verdict: shielded, and bounded."""
         by_deadline = isinstance(exc, trio.Cancelled) and exc.source == "deadline"
         link.cancel(call, grace_period=options.grace_period, reason=_reason(exc), by_deadline=by_deadline)
-        if link.state == "connecting" and self.users == 1:
-            return  # nobody else waits for this host: the tunnel is closed
         connecting = link.state == "connecting"
+        if connecting and self.users == 1:
+            return  # nobody else waits for this host: the tunnel is closed
         with trio.move_on_after(options.grace_period + VERDICT_SLACK, shield=True):
             await call.finished.wait()
         if not call.finished.is_set() and not connecting:
@@ -292,11 +318,15 @@ class HostCore:
                     stderr=link.stderr,
                 )
             )
+        if session is not None and call.verdict != frames.NEVER_STARTED:
+            session.spoiled = True
+        if call.remote_stack and exc is not None:
+            exc.add_note(f"{self.name}: at its deadline the call was here, innermost frame first:\n{call.remote_stack}")
 
-    async def _outcome(self, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None) -> Any:
+    async def outcome(self, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None) -> Any:
         """What the call returned, or the error that says how it ended."""
         if call.verdict == frames.RETURNED:
-            return self._read_result(call, options)
+            return self.read_result(bytes(call.payload), options)
         if call.verdict == frames.RAISED:
             if len(call.payload) > MAX_ERROR:
                 raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
@@ -320,8 +350,8 @@ class HostCore:
             remote_stack=call.remote_stack,
         )
 
-    def _read_result(self, call: RemoteCall, options: CallOptions) -> Any:
-        payload = bytes(call.payload)
+    def read_result(self, payload: bytes, options: CallOptions) -> Any:
+        """What a function has sent, by the rules for results."""
         if len(payload) > options.max_result and not _is_one_string(payload):
             raise UnsafeResult(
                 f"{self.name}: a result of {len(payload)} bytes is more than max_result ({options.max_result}) allows,"
@@ -334,6 +364,47 @@ class HostCore:
             allowed=_unpickling.allowed_classes(options.allow),
             full_trust=(options.trust or self.tunnel.trust) == "full",
         )
+
+    # ---- a call in which things flow
+
+    async def pack_value(self, link: Link, value: object) -> bytes:
+        """The payload of something for a function that runs; what it needs over there is on its way."""
+        info = await self.wait_connected(link)
+        outgoing = _pickling.dumps_call(
+            len, (value,), {}, host=self.name, far_version=info.python_version[:2], implementation=info.implementation
+        )
+        await link.send_modules_for(outgoing.modules)
+        return outgoing.payload
+
+    @contextlib.asynccontextmanager
+    async def flowing_call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        session: SessionState | None,
+        mode: str,
+    ) -> AsyncIterator[tuple[Link, RemoteCall]]:
+        """Start such a call, and count it as open for the time of the block."""
+        if session is None:
+            await self.slots.acquire()
+        self.sessions += 1
+        record = CallRecord()
+        try:
+            async with self._using(record):
+                link, call = await self._start(fn, args, kwargs, options, record, session, mode)
+                if session is not None:
+                    session.calls.add(call)
+                try:
+                    yield link, call
+                finally:
+                    if session is not None:
+                        session.calls.discard(call)
+        finally:
+            self.sessions -= 1
+            if session is None:
+                self.slots.release()
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""
@@ -530,6 +601,38 @@ class Host:
             if not state.pin.finished.is_set():
                 link.lose(HostLost(f"{self.name}: a session did not end in time", host=self.name, stderr=link.stderr))
 
+    @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def stream(
+        self, fn: Callable[P, Iterable[T] | AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncIterator[trio.abc.ReceiveChannel[T]]:
+        """Run ``fn(*args, **kwargs)`` on this host, and receive what it yields, for the time of the block.
+
+        ``async with host.stream(fn) as values: async for value in values: ...``.  A generator that is ahead of its
+        receiver waits.  Leaving the block closes it over there: ``close()`` where it waits in a ``yield``, the ladder
+        of cancellation in the middle of a step.  It runs in a process of its own.
+
+        Raises:
+          Exception: as ``call``; what *fn* raises comes from ``receive()``, else from leaving the block.
+        """
+        async with open_flow(self._core, "stream", fn, args, kwargs, self._options) as flow:
+            yield Stream(flow)
+
+    @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def open_channel(
+        self, fn: Callable[..., object], /, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[RemoteChannel[Any, Any]]:
+        """Run ``fn(channel, *args, **kwargs)`` on this host, and hold the other end of the channel, for the block.
+
+        Leaving the block ends *fn*, by the ladder of cancellation if need be.  It runs in a process of its own.
+
+        Raises:
+          Exception: as ``call``; what *fn* raises comes from ``receive()`` or ``result()``, or from leaving.
+        """
+        async with open_flow(self._core, "channel", fn, args, kwargs, self._options) as flow:
+            yield RemoteChannel(flow)
+
     def statistics(self) -> HostStatistics:
         """How this host does now."""
         return self._core.statistics()
@@ -573,6 +676,16 @@ class Session:
         """
         self._state.check()
         return await self._state.core.call(fn, args, kwargs, self._options, CallRecord(), self._state)
+
+    @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def stream(
+        self, fn: Callable[P, Iterable[T] | AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncIterator[trio.abc.ReceiveChannel[T]]:
+        """As ``Host.stream``, in this session's worker.  Leaving the block before its end ends the worker too."""
+        self._state.check()
+        async with open_flow(self._state.core, "stream", fn, args, kwargs, self._options, self._state) as flow:
+            yield Stream(flow)
 
 
 @contextlib.asynccontextmanager
@@ -666,8 +779,10 @@ def died(host: str, call: RemoteCall, what: str) -> WorkerDied:
     return WorkerDied(f"{host}: {what} is gone ({call.verdict_name})", host=host)
 
 
-def _reason(exc: BaseException) -> str | None:
+def _reason(exc: BaseException | None) -> str | None:
     """Why a call is no longer wanted, for the code that runs over there."""
+    if exc is None:
+        return "the caller has left its block"
     if isinstance(exc, trio.Cancelled):
         return exc.reason or ("deadline" if exc.source == "deadline" else None)
     return type(exc).__name__

@@ -28,7 +28,7 @@ from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._wire import frames
-from trickle._wire.connection import CONTROLLER, Connection
+from trickle._wire.connection import CONTROLLER, CREDIT, Connection
 from trickle._wire.frames import (
     Ask,
     Cancel,
@@ -37,6 +37,7 @@ from trickle._wire.frames import (
     End,
     Frame,
     Hello,
+    Item,
     Note,
     Output,
     Ping,
@@ -46,6 +47,7 @@ from trickle._wire.frames import (
     WireError,
     milliseconds,
 )
+from trickle._wire.items import Inbox, cut
 from trickle.abc import Tunnel
 
 logger = logging.getLogger("trickle")
@@ -71,7 +73,21 @@ class HostInfo:
 class RemoteCall:
     """One call, as this end sees it."""
 
-    __slots__ = ("deadline", "detail", "error", "finished", "id", "is_session", "payload", "session", "sink", "verdict")
+    __slots__ = (
+        "arrivals",
+        "deadline",
+        "detail",
+        "error",
+        "finished",
+        "id",
+        "inbox",
+        "is_session",
+        "payload",
+        "room",
+        "session",
+        "sink",
+        "verdict",
+    )
 
     def __init__(self, id: int, sink: Sink | None) -> None:
         self.id: int = id
@@ -84,6 +100,9 @@ class RemoteCall:
         self.detail: int = 0
         self.payload: bytearray = bytearray()  # of the result or error, as far as it has come
         self.error: ConnectError | HostLost | None = None
+        self.inbox: Inbox | None = None  # of a call with a flow
+        self.arrivals: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # who waits for what comes
+        self.room: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # who waits to send
 
     @property
     def remote_stack(self) -> str | None:
@@ -133,6 +152,7 @@ class Link:
         self._threads = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
+        self._flowing: set[RemoteCall] = set()
         self.heard_at: float = trio.current_time()
         self._connected_at = math.inf
         self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
@@ -163,12 +183,22 @@ class Link:
 
     # ---- what _host.py asks for.  None of it blocks but `close`.
 
-    def start_call(self, payload: bytes, *, session: int, deadline: float, sink: Sink | None) -> RemoteCall:
-        """Send a call; its ``finished`` event is set when it has ended."""
+    def start_call(
+        self, payload: bytes, *, session: int | None, deadline: float, sink: Sink | None, flows: bool = False
+    ) -> RemoteCall:
+        """Send a call; its ``finished`` event is set when it has ended.
+
+        Args:
+          session: the number of the one that it belongs to; 0 for none; None for a worker of its own.
+          flows: whether Items go to and fro while it runs.
+        """
         call = self._new_call(sink)
-        call.session = session
+        call.session = call.id if session is None else session
         call.deadline = deadline
-        self._connection.call(call.id, session, payload, None if deadline == math.inf else deadline)
+        if flows:
+            call.inbox = Inbox()
+            self._flowing.add(call)
+        self._connection.call(call.id, call.session, payload, None if deadline == math.inf else deadline)
         self._wake.set()
         return call
 
@@ -200,6 +230,32 @@ class Link:
         if bundle is not None and self.state in ("connecting", "connected"):
             self._connection.modules(bundle)
             self._wake.set()
+
+    async def send_item(self, call: RemoteCall, payload: bytes) -> bool:
+        """Send a thing to a call when there is room for more; False if that has ended, or takes nothing any more."""
+        assert call.inbox is not None
+        while not call.finished.is_set() and not call.inbox.deaf:
+            if self._connection.pending(call.id) <= CREDIT:
+                for frame in cut(call.id, payload):
+                    self._connection.bulk(frame)
+                self._wake.set()
+                return True
+            await call.room.park()
+        return False
+
+    def send_eof(self, call: RemoteCall) -> None:
+        """Tell a call that nothing more will be sent."""
+        if not call.finished.is_set():
+            self._connection.bulk(Item(call.id, frames.EOF))
+            self._wake.set()
+
+    def take_item(self, call: RemoteCall) -> bytes:
+        """The next thing that has come of a call."""
+        assert call.inbox is not None
+        payload, credit = call.inbox.take()
+        self._connection.used(call.id, credit)
+        self._wake.set()
+        return payload
 
     def renew(self, call: RemoteCall, deadline: float) -> None:
         """Tell the agent of a call's new deadline."""
@@ -420,6 +476,9 @@ class Link:
                     self._connection.bytes_sent += len(sent) - len(data)
                     await process.stdin.send_all(first + sent)
                     first = b""
+                    for call in self._flowing:
+                        if call.room and self._connection.pending(call.id) <= CREDIT:
+                            call.room.unpark_all()
                 else:
                     await self._woken()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -475,6 +534,14 @@ class Link:
             case Data():
                 self.calls[frame.id].payload += frame.payload
                 self._connection.used(frame.id, len(frame.payload))
+            case Item():
+                call = self.calls[frame.id]
+                if call.inbox is None:
+                    raise WireError(f"{frame!r} of a call in which nothing flows")
+                self._connection.used(call.id, call.inbox.feed(frame))
+                call.arrivals.unpark_all()
+                if call.inbox.deaf:
+                    call.room.unpark_all()
             case End():
                 call = self.calls[frame.id]
                 if frame.verdict not in frames.VERDICTS:
@@ -509,6 +576,9 @@ class Link:
     def _finish(self, call: RemoteCall, verdict: int | None) -> None:
         call.verdict = verdict
         self.calls.pop(call.id, None)
+        self._flowing.discard(call)
+        call.arrivals.unpark_all()
+        call.room.unpark_all()
         if not call.is_session:
             self.verdicts[call.verdict_name] += 1
         call.finished.set()

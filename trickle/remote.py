@@ -5,9 +5,9 @@ All of it is harmless on the controller, so that the same function can be called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Optional
+    from typing import Any, Iterator, Optional
 
-__all__ = ["CallCancelled", "check_cancelled", "host_name", "time_left"]
+__all__ = ["CallCancelled", "Channel", "check_cancelled", "host_name", "time_left"]
 
 #: The name of the host that this code runs on, as the controller calls it; None on the controller.
 host_name: "Optional[str]" = None
@@ -30,6 +30,51 @@ class CallCancelled(BaseException):
 
     def __str__(self) -> str:
         return self.reason or "the controller cancelled this call"
+
+
+class Channel:
+    """The far end of what ``host.open_channel`` gives: the first argument of the function there.
+
+    For one thread at a time in each direction.  Iterating gives what the caller sends, until it sends nothing more.
+    """
+
+    def send(self, value: "Any") -> None:
+        """Send *value* to the caller; waits while it has no room.
+
+        Raises:
+          ValueError: after ``send_eof`` or ``close``.
+          TypeError: it cannot be sent.
+        """
+        raise NotImplementedError
+
+    def receive(self, timeout: "Optional[float]" = None) -> "Any":
+        """Wait for what the caller sends next, and return it.
+
+        Args:
+          timeout: seconds to wait at the most.
+
+        Raises:
+          EOFError: the caller sends nothing more.
+          TimeoutError: nothing came within *timeout*.
+          ValueError: after ``close``.
+        """
+        raise NotImplementedError
+
+    def __iter__(self) -> "Iterator[Any]":
+        while True:
+            try:
+                value = self.receive()
+            except EOFError:
+                return
+            yield value
+
+    def send_eof(self) -> None:
+        """Say that nothing more will be sent from here."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Neither send nor receive any more: the caller's ``send`` then raises."""
+        raise NotImplementedError
 
 
 class _Here:

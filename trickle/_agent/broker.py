@@ -30,9 +30,11 @@ from trickle._wire.frames import (
     Call,
     Cancel,
     Close,
+    Credit,
     Data,
     End,
     Hello,
+    Item,
     Modules,
     Note,
     Output,
@@ -285,6 +287,9 @@ class Broker:
         if task.deadline is not None:
             self._watch_deadline(task)
         if task.session:
+            if task.session == task.id:  # a worker of its own, for this call alone
+                self.sessions[task.id] = None
+                self.session_queues[task.id] = deque()
             if task.session in self.session_queues:
                 self.session_queues[task.session].append(task)
             else:  # its worker died a moment ago
@@ -305,16 +310,25 @@ class Broker:
         else:
             task.parts.append(frame)  # type: ignore[arg-type]
 
+    def _on_item(self, frame: Item) -> None:
+        task = self.tasks.get(frame.id)
+        if task is None:
+            return  # ended by what was read together with this
+        if task.worker is not None:
+            task.worker.give(frame)  # no more than its credit, which the worker itself gives
+            self._watch(task.worker)
+        else:
+            task.parts.append(frame)  # type: ignore[arg-type]
+
     def _used(self, task: Task, frame: Data) -> None:
         # The worker's link is read at once while it waits for a call, so what is given is as good as taken.
         self.connection.used(task.id, len(frame.payload))
 
     def _on_cancel(self, frame: Cancel) -> None:
-        if frame.id in self.sessions:
-            self._close_session(frame.id, frame.grace_ms / 1000.0)
-            return
         task = self.tasks.get(frame.id)
-        if task is None:  # it is over, but its result or what it printed may still be on the way
+        if task is None and frame.id in self.sessions:
+            self._close_session(frame.id, frame.grace_ms / 1000.0)
+        elif task is None:  # it is over, but its result or what it printed may still be on the way
             if self.connection.drop(frame.id):
                 self._end_id(frame.id, CANCELLED)
             self.connection.disown_output(frame.id)
@@ -355,7 +369,8 @@ class Broker:
             else:
                 self._cancel(task, Cancel(task.id, frame.grace_ms, frames.BY_CALLER, b"the host was closed"))
         for id in list(self.sessions):
-            self._close_session(id, self.close_grace)
+            if id not in self.tasks:
+                self._close_session(id, self.close_grace)
 
     def _nothing(self, frame: "Any") -> None:
         """A ping has done its work by arriving; so has the hello."""
@@ -366,6 +381,7 @@ class Broker:
         Call: _on_call,
         Begin: _on_call,
         Data: _on_data,
+        Item: _on_item,
         Cancel: _on_cancel,
         Renew: _on_renew,
         Session: _on_session,
@@ -532,6 +548,8 @@ class Broker:
                     continue
                 worker.session = id
             if queue and worker.task is None and not worker.retired:
+                if queue[0].id == id:
+                    del self.session_queues[id]
                 self._assign(queue.popleft(), worker)
 
     def _fork(self, task: Task) -> "Optional[Worker]":
@@ -578,9 +596,10 @@ class Broker:
             worker.give(Begin(task.id, left))
             for part in task.parts:
                 worker.give(part)  # type: ignore[arg-type]
-                self._used(task, part)  # type: ignore[arg-type]
+                if isinstance(part, Data):
+                    self._used(task, part)
         else:
-            worker.give(Call(task.id, left, 0, task.parts[0]))
+            worker.give(Call(task.id, left, 0, task.parts[0]), *task.parts[1:])  # type: ignore[arg-type]
         task.parts = []
         self._watch(worker)
 
@@ -656,7 +675,7 @@ class Broker:
     def _lose_session(self, id: int) -> None:
         """A session's worker is gone, and its state with it."""
         del self.sessions[id]
-        for task in self.session_queues.pop(id):
+        for task in self.session_queues.pop(id, ()):
             if task.id in self.tasks:
                 self._end(task, NEVER_STARTED)
 
@@ -762,9 +781,11 @@ class Broker:
             self._queue_output(worker, Record(self._label(worker), frame.level, 0, frame.payload))
         elif task is None or frame.id != task.id:
             pass  # of a call that was ended without it
-        elif isinstance(frame, Data):
+        elif isinstance(frame, Credit):
+            self.connection.used(frame.id, frame.size)
+        elif isinstance(frame, (Data, Item)):
             if task.cancelled:
-                task.torn = True
+                task.torn = task.torn or isinstance(frame, Data)
             else:
                 self.connection.bulk(frame)
         elif isinstance(frame, End):
@@ -797,6 +818,11 @@ class Broker:
         if task is not None:
             task.parts = []
             self._end_id(id, verdict, detail, payload)
+            if task.session == id:
+                self.sessions.pop(id, None)
+                self.session_queues.pop(id, None)
+                if task.worker is not None and task.worker.task is None and not task.worker.retired:
+                    self._dismiss(task.worker, self.configuration["grace_period"])
 
     # ---- output
 

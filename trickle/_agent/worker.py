@@ -6,6 +6,7 @@ The broker forks it, hands it calls over a socket, and asks it to stop by a fram
 import _signal  # type: ignore[import-not-found]  # signal itself brings enum
 import _thread
 import os
+import select
 import sys
 import time
 
@@ -14,7 +15,7 @@ from trickle._agent import asynchronous, functions, logs, options, results
 from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK
 from trickle._wire import frames
-from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Modules, Record, Renew
+from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Item, Modules, Record, Renew
 from trickle._wire.payload import split_options
 
 TYPE_CHECKING = False
@@ -49,10 +50,11 @@ class Worker:
         self._calls: "List[Tuple[int, int, bytes]]" = []
         self._parts: "List[bytes]" = []
         self._begun: "Optional[Begin]" = None
+        self._items: "Dict[int, List[Item]]" = {}  # that no channel has taken yet, by call
         self._read_lock = _thread.allocate_lock()
         self._write_lock = _thread.allocate_lock()
         self._armed = 0  # the call into which CallCancelled may be raised
-        self._writing = False  # the main thread is writing a frame, which must not be torn
+        self._busy = False  # the main thread is reading or writing a frame, which must not be torn
         self._cancel: "Optional[Cancel]" = None
         self._raised = False
         self._tainted = False
@@ -73,17 +75,33 @@ class Worker:
                 if not self._receive():
                     return
 
-    def _receive(self) -> bool:
-        """Wait for frames and keep what they bring.  The caller holds the read lock."""
+    def _receive(self, timeout: "Optional[float]" = None) -> bool:
+        """Wait for frames and keep what they bring; False at the end of the link.  The caller holds the read lock."""
+        if self._armed and not self._poll(timeout):
+            return True
+        # In a call, only the waiting above is interrupted by its cancel: half a frame must not be lost.
+        in_main_thread = _thread.get_ident() == self.main_thread
+        self._busy = in_main_thread
         try:
-            data = self.link.recv(READ_SIZE)
-        except OSError:
-            data = b""
-        if not data:
-            return False
-        for raw in self._decoder.feed(data):
-            self._keep(frames.frame_of(*raw))
+            try:
+                data = self.link.recv(READ_SIZE)
+            except OSError:
+                data = b""
+            if not data:
+                return False
+            for raw in self._decoder.feed(data):
+                self._keep(frames.frame_of(*raw))
+        finally:
+            if in_main_thread:
+                self._busy = False
+        if in_main_thread:
+            self._raise_if_cancelled()
         return True
+
+    def _poll(self, timeout: "Optional[float]") -> bool:
+        poller = select.poll()
+        poller.register(self.link, select.POLLIN)
+        return bool(poller.poll(None if timeout is None else max(0, int(timeout * 1000) + 1)))
 
     def _keep(self, frame: "frames.Frame") -> None:
         if isinstance(frame, Call):
@@ -92,6 +110,8 @@ class Worker:
             self._begun, self._parts = frame, []
         elif isinstance(frame, Data):
             self._keep_part(frame)
+        elif isinstance(frame, Item):
+            self._items.setdefault(frame.id, []).append(frame)
         elif isinstance(frame, Cancel):
             self._begun, self._parts = None, []  # it was cancelled before it was here in whole
         elif isinstance(frame, Modules):
@@ -130,6 +150,27 @@ class Worker:
                 finally:
                     self._read_lock.release()
 
+    def items_for(self, id: int) -> "List[Item]":
+        """The Items that have come for a call."""
+        return self._items.pop(id, [])
+
+    def wait_for_items(self, id: int, deadline: "Optional[float]") -> None:
+        """Return when there may be some.
+
+        Raises:
+          TimeoutError: none came until *deadline*.
+        """
+        while id not in self._items:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError("nothing came in time")
+            if self._read_lock.acquire(True, LOCK_POLL if left is None else min(left, LOCK_POLL)):
+                try:
+                    if id not in self._items and not self._receive(left):
+                        raise OSError("the connection to the controller is gone")
+                finally:
+                    self._read_lock.release()
+
     # ---- frames to the broker
 
     def send(self, *to_send: "frames.Frame") -> None:
@@ -138,14 +179,14 @@ class Worker:
             return  # a fork: the link is not its own
         in_main_thread = _thread.get_ident() == self.main_thread
         if in_main_thread:
-            self._writing = True
+            self._busy = True
         try:
             with self._write_lock:
                 for frame in to_send:
                     self.link.sendall(frames.encode(frame))
         finally:
             if in_main_thread:
-                self._writing = False
+                self._busy = False
         if in_main_thread:
             self._raise_if_cancelled()
 
@@ -166,6 +207,8 @@ class Worker:
 
     def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
         self._raised = self._tainted = self._importing = False
+        for old in [each for each in self._items if each < id]:
+            del self._items[old]
         self._deadline = _deadline_after(timeout_ms)
         os.environ[MARK] = "%s.%d" % (self.mark, id)
         if _signal.getsignal(WAKE) is not on_wake:
@@ -229,7 +272,13 @@ class Worker:
             self._importing = True
             fn, args, kwargs = functions.loads_call(call)
             self._importing = False
-            value = fn(*args, **kwargs)
+            mode = asked_for.get("flow")
+            if mode is None:
+                value = fn(*args, **kwargs)
+            else:
+                from trickle._agent import channels
+
+                value = channels.run(self, self._armed, mode, fn, args, kwargs)
             if asynchronous.is_coroutine(value):
                 value = asynchronous.run(value, self._set_stopper)
             return results.dumps_result(value)
@@ -261,7 +310,7 @@ class Worker:
         self._raise_if_cancelled(frame)
 
     def _raise_if_cancelled(self, frame: "Any" = None) -> None:
-        if self._cancel is None or self._raised or self._writing or self._cancel.id != self._armed:
+        if self._cancel is None or self._raised or self._busy or self._cancel.id != self._armed:
             return
         self._raised = self._tainted = True
         if self._cancel.cause == frames.BY_DEADLINE:

@@ -54,18 +54,21 @@ STATES = {
     (RUNNING, CONTROLLER, frames.Cancel): RUNNING,
     (RUNNING, CONTROLLER, frames.Renew): RUNNING,
     (RUNNING, CONTROLLER, frames.Credit): RUNNING,
+    (RUNNING, CONTROLLER, frames.Item): RUNNING,
     (SENDING, AGENT, frames.Credit): SENDING,
     (SENDING, AGENT, frames.Output): SENDING,  # of what an earlier call left running in the same worker
     (SENDING, AGENT, frames.Record): SENDING,
     (SENDING, AGENT, frames.End): ENDED,
     (RUNNING, AGENT, frames.Credit): RUNNING,  # crossed with the last part
     (RUNNING, AGENT, frames.Data): RUNNING,
+    (RUNNING, AGENT, frames.Item): RUNNING,
     (RUNNING, AGENT, frames.Output): RUNNING,
     (RUNNING, AGENT, frames.Record): RUNNING,
     (RUNNING, AGENT, frames.Note): RUNNING,
     (RUNNING, AGENT, frames.End): ENDED,
     # These may still be under way when the agent ends the call.
     (ENDED, CONTROLLER, frames.Data): ENDED,
+    (ENDED, CONTROLLER, frames.Item): ENDED,
     (ENDED, CONTROLLER, frames.Cancel): ENDED,
     (ENDED, CONTROLLER, frames.Renew): ENDED,
     (ENDED, CONTROLLER, frames.Credit): ENDED,
@@ -75,7 +78,8 @@ LINK_FRAMES = {
     CONTROLLER: (frames.Ack, frames.Ping, frames.Modules, frames.Close),
     AGENT: (frames.Ack, frames.Ping, frames.Ask, frames.Output, frames.Record, frames.Note),
 }
-BULK = (frames.Data, frames.Output, frames.Record, frames.Modules)
+BULK = (frames.Data, frames.Item, frames.Output, frames.Record, frames.Modules)
+CREDITED = (frames.Data, frames.Item)  # what its receiver must have room for
 
 
 class _Body:
@@ -94,6 +98,11 @@ class _Body:
 
 def _size(item: "Union[Frame, _Body]") -> int:
     return len(item.left if isinstance(item, _Body) else item.payload)
+
+
+def cost(frame: Frame) -> int:
+    """Bytes of credit that a frame takes."""
+    return len(frame.payload) + (frames.ITEM_COST if isinstance(frame, frames.Item) else 0)
 
 
 class _Call:
@@ -118,7 +127,9 @@ class _Call:
         if not self.queue:
             return False
         item = self.queue[0]
-        return not isinstance(item, (_Body, Data)) or self.credit >= min(CHUNK, _size(item))
+        if isinstance(item, _Body):
+            return self.credit >= min(CHUNK, len(item.left))
+        return not isinstance(item, CREDITED) or self.credit >= cost(item)
 
 
 class Window:
@@ -234,13 +245,15 @@ class Connection:
             if isinstance(frame, Credit):
                 call.credit += frame.size
                 self._line_up(call)
-            elif isinstance(frame, Data):
+            elif isinstance(frame, CREDITED):
                 call.received += len(frame.payload)
-                call.room -= len(frame.payload)
+                call.room -= cost(frame)
                 if call.received > self.max_payload:
                     raise WireError("more than %d bytes for call %d" % (self.max_payload, frame.id))
                 if call.room < 0:
                     raise WireError("%d bytes above the credit of call %d" % (-call.room, frame.id))
+                if isinstance(frame, frames.Item) and frame.flags:
+                    call.received = 0  # each thing may be as large as the arguments or the result
         return True
 
     def _count_bulk(self, frame: Frame) -> None:
@@ -348,20 +361,20 @@ class Connection:
         return call
 
     def drop(self, id: int) -> bool:
-        """Forget the part of this call's payload that has not left yet; what it printed stays.
+        """Forget the part of this call's payload, and the items, that have not left yet; what it printed stays.
 
         Returns:
-          Whether there was any.  If so, an End behind it is forgotten too: it would not be true.
+          Whether there was any payload.  If so, an End behind it is forgotten too: it would not be true.
         """
         call = self._calls.get(id)
         if call is None:
             return False
         torn = any(isinstance(item, (_Body, Data)) for item in call.queue)
-        if torn:
-            call.queue = deque(item for item in call.queue if not isinstance(item, (_Body, Data, End)))
-            call.queued = sum(_size(item) for item in call.queue)
-            call.ending = False
-            self._line_up(call)  # what is left may go without credit
+        unwanted = (_Body, End, *CREDITED) if torn else CREDITED
+        call.queue = deque(item for item in call.queue if not isinstance(item, unwanted))
+        call.queued = sum(_size(item) for item in call.queue)
+        call.ending = call.ending and not torn
+        self._line_up(call)  # what is left may go without credit
         return torn
 
     def disown_output(self, id: int) -> None:
@@ -377,14 +390,15 @@ class Connection:
         self._line_up(call)
 
     def bulk(self, frame: Frame) -> None:
-        """Send Data, Output or a Record, behind what this call has sent before."""
+        """Send Data, an Item, Output or a Record, behind what this call has sent before."""
         if not frame.id:
             if type(frame) not in LINK_FRAMES[self.role]:
                 raise WireError("%r is not for the %s to say" % (frame, self.role))
             self._enqueue(self._link_bulk, frame)
             return
         call = self._not_ended(frame.id)
-        if (call.state, self.role, type(frame)) not in STATES:
+        state = RUNNING if isinstance(frame, frames.Item) else call.state  # it waits behind the arguments
+        if (state, self.role, type(frame)) not in STATES:
             raise WireError("%r is not for the %s to say of a call that is %s" % (frame, self.role, call.state))
         self._enqueue(call, frame)
 
@@ -402,8 +416,9 @@ class Connection:
         return True
 
     def is_open(self, id: int) -> bool:
-        """Whether this call has not ended."""
-        return id in self._calls
+        """Whether this call has not ended, and its end is not in the queue."""
+        call = self._calls.get(id)
+        return call is not None and not call.ending
 
     @property
     def is_drained(self) -> bool:
@@ -498,8 +513,8 @@ class Connection:
         call.queued -= size
         if isinstance(frame, End):
             self._move(frame, self.role)
-        elif isinstance(frame, Data):
-            call.credit -= size
+        elif isinstance(frame, CREDITED):
+            call.credit -= cost(frame)
             if self.role == CONTROLLER:
                 self._move(frame, self.role)
         if isinstance(frame, BULK):

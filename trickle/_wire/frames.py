@@ -203,6 +203,21 @@ class Note(Frame):
     level: int
 
 
+class Item(Frame):
+    """A part of one thing that flows between a call and its caller, either way; what it is say the flags."""
+
+    __slots__ = ()
+    kind = 18
+    fields = ("id", "flags", "_b", "payload")
+    flags: int
+
+
+# The flags of an Item.
+LAST = 1  # this part completes a thing
+EOF = 2  # nothing follows; without a thing
+DEAF = 4  # nothing more is taken of what the other end sends; without a thing
+ITEM_COST = 64  # bytes of credit that an Item takes beside its payload: what is empty does not come for nothing
+
 # Verdicts, as End carries them.
 RETURNED, RAISED, CANCELLED, KILLED, NEVER_STARTED, DIED, UNKILLABLE = range(1, 8)
 VERDICTS = {

@@ -1,0 +1,97 @@
+"""What flows between a function here and its caller: the far end of trickle/_channels.py."""
+
+import time
+
+from trickle import remote
+from trickle._agent import functions, results
+from trickle._wire.frames import DEAF, EOF, Credit, Item
+from trickle._wire.items import Inbox, cut
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable, Dict, Optional, Tuple
+
+    from trickle._agent.worker import Worker
+
+TOLD = 16 * 1024  # bytes of credit that are gathered before the sender is told of them
+
+
+class Channel(remote.Channel):
+    """A channel between the call that this worker runs and its caller."""
+
+    def __init__(self, worker: "Worker", id: int) -> None:
+        self._worker = worker
+        self._id = id
+        self._inbox = Inbox()
+        self._granted = 0
+        self._closed = False  # for sending
+        self._deaf = False
+
+    def send(self, value: "Any") -> None:
+        if self._closed:
+            raise ValueError("this channel is closed for sending")
+        self._worker.send(*cut(self._id, results.dumps_result(value)))
+
+    def receive(self, timeout: "Optional[float]" = None) -> "Any":
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if self._deaf:
+                raise ValueError("this channel is closed")
+            for frame in self._worker.items_for(self._id):
+                self._granted += self._inbox.feed(frame)
+            if len(self._inbox):
+                payload, granted = self._inbox.take()
+                self._grant(granted)
+                return functions.loads_call(payload)[1][0]
+            self._grant(0)
+            if self._inbox.eof:
+                raise EOFError("the other end sends nothing more")
+            self._worker.wait_for_items(self._id, deadline)
+
+    def _grant(self, count: int) -> None:
+        self._granted += count
+        if self._granted >= TOLD:
+            granted, self._granted = self._granted, 0
+            self._worker.send(Credit(self._id, granted))
+
+    def send_eof(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._worker.send(Item(self._id, EOF))
+
+    def close(self) -> None:
+        self.send_eof()
+        if not self._deaf:
+            self._deaf = True
+            self._worker.send(Item(self._id, DEAF))
+
+
+def run(
+    worker: "Worker", id: int, mode: str, fn: "Callable[..., Any]", args: "Tuple[Any, ...]", kwargs: "Dict[str, Any]"
+) -> "Any":
+    """Call *fn* as a stream, whose things are sent one by one, or with a channel."""
+    channel = Channel(worker, id)
+    if mode == "channel":
+        return fn(channel, *args, **kwargs)
+    source = fn(*args, **kwargs)
+    if hasattr(source, "__aiter__"):
+        return _send_all(channel, source)
+    iterator = iter(source)
+    try:
+        for value in iterator:
+            channel.send(value)
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            close()
+    return None
+
+
+async def _send_all(channel: Channel, source: "Any") -> None:
+    try:
+        async for value in source:
+            channel.send(value)
+    finally:
+        close = getattr(source, "aclose", None)
+        if close is not None:
+            await close()

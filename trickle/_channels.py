@@ -1,0 +1,212 @@
+"""What flows between this program and a function on a host: streams and channels.
+
+Cutting things into frames and putting them together is _wire/items.py's job; the call itself is _host.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import trio
+
+from trickle._interrupts import one_interrupt
+from trickle._settings import CallOptions
+from trickle._wire import frames
+
+if TYPE_CHECKING:
+    from trickle._host import HostCore, SessionState
+    from trickle._link import Link, RemoteCall
+
+S_contra = TypeVar("S_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+Mode = Literal["stream", "channel"]
+
+
+class Flow:
+    """A call with things that flow to and fro, as this end sees it."""
+
+    def __init__(
+        self, core: HostCore, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None
+    ) -> None:
+        self.core = core
+        self.link = link
+        self.call = call
+        self.options = options
+        self.session = session
+        self.closed = False
+        self.sent_eof = False
+        self.told = False  # whether its end has been raised to the caller
+
+    async def receive(self) -> Any:
+        """What the function sends next; see RemoteChannel.receive."""
+        inbox = self.call.inbox
+        assert inbox is not None
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while not self.closed and not len(inbox) and not inbox.eof and not self.call.finished.is_set():
+            await self.call.arrivals.park()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if self.closed:
+            raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
+        if len(inbox):
+            return self.core.read_result(self.link.take_item(self.call), self.options)
+        if self.call.finished.is_set():
+            await self.outcome()
+        raise trio.EndOfChannel
+
+    async def send(self, value: object) -> None:
+        """Send something to the function; see RemoteChannel.send."""
+        await trio.lowlevel.checkpoint()
+        if self.closed or self.sent_eof:
+            raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here for sending")
+        outgoing = await self.core.pack_value(self.link, value)
+        if not await self.link.send_item(self.call, outgoing):
+            if self.closed:
+                raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
+            raise trio.BrokenResourceError(f"{self.core.name}: the function takes nothing more from this channel")
+
+    async def outcome(self) -> Any:
+        """What the function returned; raises what it raised, or what became of it."""
+        self.told = True
+        return await self.core.outcome(self.link, self.call, self.options, self.session)
+
+    async def result(self) -> Any:
+        """Wait for the function's end; see RemoteChannel.result."""
+        if self.closed and not self.told and self.call.verdict not in (frames.RETURNED, frames.RAISED):
+            raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
+        await self.call.finished.wait()
+        return await self.outcome()
+
+    async def close(self, exc: BaseException | None) -> None:
+        """End the function, if it has not ended: its verdict is here when this returns, or its host is lost."""
+        self.closed = True
+        self.call.arrivals.unpark_all()
+        self.call.room.unpark_all()
+        if not self.call.finished.is_set():
+            await self.core.stop(self.link, self.call, self.options, exc, self.session)
+
+    async def raise_untold(self) -> None:
+        """Raise the function's error if nobody was told of it."""
+        if self.told or self.call.verdict not in (None, frames.RAISED, frames.DIED):
+            return
+        await self.outcome()
+
+
+class Stream(trio.abc.ReceiveChannel[R_co], Generic[R_co]):
+    """What a generator on a host yields, from ``async with host.stream(...)``."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive(self) -> R_co:
+        """What the generator yields next.
+
+        Raises:
+          trio.EndOfChannel: it has come to its end.
+          trio.ClosedResourceError: this stream was closed here.
+          Exception: what the generator raised, as ``Host.call`` raises it.
+          HostLost: the connection died.
+        """
+        value: R_co = await self._flow.receive()
+        return value
+
+    @trio.lowlevel.enable_ki_protection
+    async def aclose(self) -> None:
+        """Close the generator over there; returns when it has ended."""
+        await self._flow.close(None)
+        await trio.lowlevel.checkpoint()
+
+
+class RemoteChannel(trio.abc.SendChannel[S_contra], trio.abc.ReceiveChannel[R_co], Generic[S_contra, R_co]):
+    """Two ways to a function on a host, from ``async with host.open_channel(...)``."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+
+    @trio.lowlevel.enable_ki_protection
+    async def send(self, value: S_contra) -> None:
+        """Send *value* to the function; waits while there is no room for it.
+
+        Raises:
+          trio.BrokenResourceError: the function has ended, or takes nothing more; HostLost, if its host was lost.
+          trio.ClosedResourceError: after ``send_eof`` or ``aclose``.
+          Unsendable: it cannot be sent; nothing was.
+        """
+        await self._flow.send(value)
+
+    @trio.lowlevel.enable_ki_protection
+    async def receive(self) -> R_co:
+        """What the function sends next.
+
+        Raises:
+          trio.EndOfChannel: it sends nothing more.
+          trio.ClosedResourceError: this channel was closed here.
+          Exception: what the function raised, as ``Host.call`` raises it.
+          HostLost: the connection died.
+        """
+        value: R_co = await self._flow.receive()
+        return value
+
+    @trio.lowlevel.enable_ki_protection
+    async def send_eof(self) -> None:
+        """Tell the function that nothing more will be sent: its loop over the channel ends."""
+        await trio.lowlevel.checkpoint()
+        if not self._flow.sent_eof and not self._flow.closed:
+            self._flow.sent_eof = True
+            self._flow.link.send_eof(self._flow.call)
+
+    @trio.lowlevel.enable_ki_protection
+    async def result(self) -> Any:
+        """Wait until the function has ended, and return what it returned, or raise what it raised.
+
+        What it has sent should have been received: while there is no room for more of that, it cannot end.
+        """
+        return await self._flow.result()
+
+    @trio.lowlevel.enable_ki_protection
+    async def aclose(self) -> None:
+        """End the function; returns when it has ended, by the ladder of cancellation if need be."""
+        await self._flow.close(None)
+        await trio.lowlevel.checkpoint()
+
+
+@contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_flow(
+    core: HostCore,
+    mode: Mode,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    options: CallOptions,
+    session: SessionState | None = None,
+) -> AsyncIterator[Flow]:
+    """Start ``fn(*args, **kwargs)`` for the time of the block, at the end of which it has ended."""
+    raised: BaseException | None = None
+    await trio.lowlevel.checkpoint_if_cancelled()
+    async with core.flowing_call(fn, args, kwargs, options, session, mode) as (link, call):
+        flow = Flow(core, link, call, options, session)
+        with one_interrupt():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_keep_deadline, core, link, call)
+                try:
+                    yield flow
+                except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
+                    raised = exc
+                try:
+                    await flow.close(raised)
+                finally:
+                    nursery.cancel_scope.cancel()
+        if raised is not None:
+            raise raised
+        await flow.raise_untold()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _keep_deadline(core: HostCore, link: Link, call: RemoteCall) -> None:
+    """Tell the host when the block's scope is given another deadline."""
+    with contextlib.suppress(trio.Cancelled):  # the block is told of that itself
+        await core.wait(link, call)
