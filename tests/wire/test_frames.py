@@ -111,7 +111,7 @@ def test_a_payload_that_every_reader_would_refuse_is_not_written() -> None:
         frames.encode(Data(1, 0, 0, bytes(CHUNK + 1)))
 
 
-@pytest.mark.parametrize("kind", [0, 18, 127, 255])
+@pytest.mark.parametrize("kind", [0, 19, 127, 255])
 def test_an_unknown_kind_is_refused(kind: int) -> None:
     with pytest.raises(WireError, match=f"unknown kind {kind}"):
         frames.frame_of(kind, 0, 0, 0, b"")
