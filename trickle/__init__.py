@@ -17,6 +17,7 @@ from trickle._group import Group, open_group
 from trickle._host import Host, HostStatistics, Session, open_host
 from trickle._link import HostInfo
 from trickle._modules import ModulePolicy
+from trickle._processes import RemoteProcess
 from trickle._results import Failure, Results, Success
 from trickle._settings import OutputLine, Sink
 from trickle._tunnels import SSH, Command, Docker, DockerExec, Local, Sudo
@@ -44,6 +45,7 @@ __all__ = [
     "ProtocolError",
     "RemoteChannel",
     "RemoteError",
+    "RemoteProcess",
     "Results",
     "Session",
     "Sink",

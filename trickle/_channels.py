@@ -6,6 +6,7 @@ Cutting things into frames and putting them together is _wire/items.py's job; th
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -36,6 +37,7 @@ class Flow:
         self.call = call
         self.options = options
         self.session = session
+        self.nursery: trio.Nursery  # for what is to run as long as the block
         self.closed = False
         self.sent_eof = False
         self.told = False  # whether its end has been raised to the caller
@@ -66,6 +68,11 @@ class Flow:
             if self.closed:
                 raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
             raise trio.BrokenResourceError(f"{self.core.name}: the function takes nothing more from this channel")
+
+    def post(self, value: object) -> None:
+        """Send plain data at once, whether there is room or not; for what is bounded by its own rules."""
+        if not self.call.finished.is_set():
+            self.link.post_item(self.call, pickle.dumps((len, (value,), {}), 4))
 
     async def outcome(self) -> Any:
         """What the function returned; raises what it raised, or what became of it."""
@@ -191,6 +198,7 @@ async def open_flow(
         flow = Flow(core, link, call, options, session)
         with one_interrupt():
             async with trio.open_nursery() as nursery:
+                flow.nursery = nursery
                 nursery.start_soon(_keep_deadline, core, link, call)
                 try:
                     yield flow

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import os
+import subprocess
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -25,6 +26,7 @@ from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResul
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._modules import ModulePolicy
+from trickle._processes import Command, RemoteProcess, StrOrBytesPath, open_process, run_process
 from trickle._remote_errors import rebuild_exception
 from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnel_process import StartTunnel, start_tunnel
@@ -632,6 +634,90 @@ class Host:
         """
         async with open_flow(self._core, "channel", fn, args, kwargs, self._options) as flow:
             yield RemoteChannel(flow)
+
+    @trio.lowlevel.enable_ki_protection
+    async def run_process(
+        self,
+        command: Command,
+        *,
+        stdin: bytes | bytearray | memoryview | trio.abc.ReceiveStream | None = b"",
+        capture_stdout: bool = False,
+        capture_stderr: bool = False,
+        check: bool = True,
+        shell: bool = False,
+        cwd: StrOrBytesPath | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a command on this host and return how it ended, as ``trio.run_process`` does here.
+
+        If this is cancelled, the process gets SIGTERM, and after the grace period SIGKILL with all that it started.
+        What is not captured is printed here, line by line.
+
+        Args:
+          command: a sequence of words, which nobody quotes or splits; with *shell* a string for ``sh``.
+          stdin: bytes, or a stream of them, for the process to read; None: nothing.
+          capture_stdout: whether to return what it writes there.
+          capture_stderr: whether to return what it writes there.
+          check: whether to raise when it fails.
+          shell: whether *command* is a string for the shell over there.
+          cwd: the directory to run it in.
+          env: its environment, instead of the one over there.
+
+        Raises:
+          subprocess.CalledProcessError: its exit status is not 0; with ``host``, and the last of its stderr as a note.
+          RemoteError: it cannot be started: for one, ``FileNotFoundError``.
+          HostLost: the connection died.
+        """
+        return await run_process(
+            self._core,
+            self._options,
+            command,
+            stdin=stdin,
+            capture_stdout=capture_stdout,
+            capture_stderr=capture_stderr,
+            check=check,
+            shell=shell,
+            cwd=cwd,
+            env=env,
+        )
+
+    @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def open_process(
+        self,
+        command: Command,
+        *,
+        stdin: int | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
+        shell: bool = False,
+        cwd: StrOrBytesPath | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[RemoteProcess]:
+        """Run a command on this host for the time of the block, at the end of which it has ended.
+
+        Args:
+          command, shell, cwd, env: as in ``run_process``.
+          stdin: ``subprocess.PIPE`` for a stream; None or ``subprocess.DEVNULL``: nothing.
+          stdout: ``subprocess.PIPE`` for a stream, ``subprocess.DEVNULL``, or None: printed here, line by line.
+          stderr: the same, or ``subprocess.STDOUT``.
+
+        Raises:
+          RemoteError: it cannot be started: for one, ``FileNotFoundError``.
+          HostLost: the connection died.
+        """
+        async with open_process(
+            self._core,
+            self._options,
+            command,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            shell=shell,
+            cwd=cwd,
+            env=env,
+        ) as process:
+            yield process
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""

@@ -236,12 +236,16 @@ class Link:
         assert call.inbox is not None
         while not call.finished.is_set() and not call.inbox.deaf:
             if self._connection.pending(call.id) <= CREDIT:
-                for frame in cut(call.id, payload):
-                    self._connection.bulk(frame)
-                self._wake.set()
+                self.post_item(call, payload)
                 return True
             await call.room.park()
         return False
+
+    def post_item(self, call: RemoteCall, payload: bytes) -> None:
+        """Send a thing to a call that has not ended, whether there is room or not."""
+        for frame in cut(call.id, payload):
+            self._connection.bulk(frame)
+        self._wake.set()
 
     def send_eof(self, call: RemoteCall) -> None:
         """Tell a call that nothing more will be sent."""

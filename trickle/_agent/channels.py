@@ -48,6 +48,10 @@ class Channel(remote.Channel):
                 raise EOFError("the other end sends nothing more")
             self._worker.wait_for_items(self._id, deadline)
 
+    def fileno(self) -> int:
+        """What is readable when something may have come."""
+        return self._worker.link.fileno()
+
     def _grant(self, count: int) -> None:
         self._granted += count
         if self._granted >= TOLD:

@@ -101,7 +101,7 @@ class Worker:
     def _poll(self, timeout: "Optional[float]") -> bool:
         poller = select.poll()
         poller.register(self.link, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else max(0, int(timeout * 1000) + 1)))
+        return bool(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
 
     def _keep(self, frame: "frames.Frame") -> None:
         if isinstance(frame, Call):
@@ -160,16 +160,18 @@ class Worker:
         Raises:
           TimeoutError: none came until *deadline*.
         """
-        while id not in self._items:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError("nothing came in time")
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if self._read_lock.acquire(True, LOCK_POLL if left is None else min(left, LOCK_POLL)):
                 try:
                     if id not in self._items and not self._receive(left):
                         raise OSError("the connection to the controller is gone")
                 finally:
                     self._read_lock.release()
+            if id in self._items:
+                return
+            if left == 0:
+                raise TimeoutError("nothing came in time")
 
     # ---- frames to the broker
 

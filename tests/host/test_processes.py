@@ -1,0 +1,278 @@
+"""Commands over there: what flows through their pipes, how they end, and that they do end."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import trickle
+from tests import work
+from tests.hosts import file_appears, is_running, local, process_ends
+
+PIPE = subprocess.PIPE
+
+
+async def test_a_command_runs_and_its_output_comes_back(far: trickle.abc.Tunnel) -> None:
+    async with trickle.open_host(far) as host:
+        done = await host.run_process(["printf", "%s|", "a b", "$HOME", "*"], capture_stdout=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a b|$HOME|*|", None)
+
+
+async def test_a_shell_is_used_only_when_asked_for() -> None:
+    async with trickle.open_host(local()) as host:
+        done = await host.run_process(
+            "echo $((1 + 2)); echo no >&2", shell=True, capture_stdout=True, capture_stderr=True
+        )
+        assert (done.stdout, done.stderr) == (b"3\n", b"no\n")
+        with pytest.raises(TypeError, match="sequence of words"):
+            await host.run_process("echo 1")
+        with pytest.raises(TypeError, match="it is a string"):
+            await host.run_process(["echo"], shell=True)
+
+
+async def test_odd_words_arrive_as_they_are() -> None:
+    words = [b"\xff\xfe", "\N{SNOWMAN}", "", "a\nb", Path("x/y")]
+
+    async with trickle.open_host(local()) as host:
+        done = await host.run_process(["printf", "%s|", *words], capture_stdout=True)
+
+    assert done.stdout == b"\xff\xfe|\xe2\x98\x83||a\nb|x/y|"
+
+
+async def test_what_a_command_reads_may_be_bytes_or_a_stream_or_nothing() -> None:
+    async with trickle.open_host(local()) as host:
+        done = await host.run_process(["cat"], stdin=b"given", capture_stdout=True)
+        assert done.stdout == b"given"
+        assert (await host.run_process(["cat"], stdin=None, capture_stdout=True)).stdout == b""
+
+        async with trio.open_nursery() as nursery:
+            send, receive = trio.testing.memory_stream_one_way_pair()
+
+            async def feed() -> None:
+                for _ in range(3):
+                    await send.send_all(b"part ")
+                await send.aclose()
+
+            nursery.start_soon(feed)
+            done = await host.run_process(["cat"], stdin=receive, capture_stdout=True)
+        assert done.stdout == b"part part part "
+
+
+async def test_a_command_that_reads_less_than_it_is_given_is_not_waited_for() -> None:
+    async with trickle.open_host(local()) as host:
+        done = await host.run_process(["head", "-c", "3"], stdin=bytes(5_000_000), capture_stdout=True)
+        assert done.stdout == bytes(3)
+
+        _, endless = trio.testing.memory_stream_one_way_pair()
+        assert (await host.run_process(["true"], stdin=endless)).returncode == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 1_000_003, 20_000_000])
+async def test_bytes_go_through_unchanged(size: int) -> None:
+    data = os.urandom(size)
+
+    async with trickle.open_host(local()) as host:
+        done = await host.run_process(["cat"], stdin=data, capture_stdout=True)
+
+    assert done.stdout == data
+
+
+async def test_a_failing_command_raises_with_its_host_and_last_words(capsys: pytest.CaptureFixture[str]) -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            await host.run_process(["sh", "-c", "echo no such thing >&2; exit 3"])
+        assert (caught.value.returncode, caught.value.host) == (3, "web1")  # type: ignore[attr-defined]
+        assert caught.value.__notes__ == ["web1: it said on stderr:\nno such thing"]
+
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            await host.run_process(["sh", "-c", "echo gone >&2; kill -9 $$"], capture_stderr=True)
+        assert (caught.value.returncode, caught.value.stderr) == (-9, b"gone\n")
+
+        assert (await host.run_process(["false"], check=False)).returncode == 1
+
+    assert capsys.readouterr().err == "web1: no such thing\n"
+
+
+async def test_a_command_that_cannot_be_started_says_why(tmp_path: Path) -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(FileNotFoundError, match="web1: .*no-such-command"):
+            await host.run_process(["no-such-command"])
+        with pytest.raises(FileNotFoundError):
+            async with host.open_process(["true"], cwd=tmp_path / "nowhere"):
+                pass
+        with pytest.raises(ValueError, match="stdin="):
+            async with host.open_process(["true"], stdin=subprocess.STDOUT):
+                pass
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_surroundings_are_as_asked_for(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        done = await host.run_process(
+            'pwd; echo "$A $HOME"', shell=True, cwd=tmp_path, env={"A": "b"}, capture_stdout=True
+        )
+        assert done.stdout.decode().split("\n")[:2] == [str(tmp_path), "b "]
+
+        view = host.options(env={"A": "from options"}, cwd=tmp_path)
+        done = await view.run_process("pwd; echo $A", shell=True, capture_stdout=True)
+        assert done.stdout.decode() == f"{tmp_path}\nfrom options\n"
+
+
+async def test_what_is_not_captured_is_printed_here() -> None:
+    lines: list[tuple[str, str]] = []
+
+    async with trickle.open_host(local(), output=lambda line: lines.append((line.stream, line.text))) as host:
+        await host.run_process("echo out; echo err >&2", shell=True)
+        async with host.open_process(["sh", "-c", "echo again"]) as process:
+            await process.wait()
+
+    assert sorted(lines) == [("stderr", "err"), ("stdout", "again"), ("stdout", "out")]
+
+
+async def test_a_cancelled_command_gets_sigterm_and_may_clean_up(far: trickle.abc.Tunnel, shared: Path) -> None:
+    script = f"trap 'echo clean > {shared}/clean; exit' TERM; echo $$ > {shared}/new; mv {shared}/new {shared}/pid; while :; do sleep 0.01; done"
+
+    async with trickle.open_host(far) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: host.run_process(["sh", "-c", script]))
+            pid = int(await file_appears(shared / "pid"))
+            nursery.cancel_scope.cancel()
+
+        assert not is_running(pid)
+        assert (shared / "clean").read_text() == "clean\n"
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_a_command_that_ignores_sigterm_is_killed_with_its_children(
+    far: trickle.abc.Tunnel, shared: Path
+) -> None:
+    script = (
+        f"trap '' TERM; setsid sleep 3600 & echo $$ $! > {shared}/new; mv {shared}/new {shared}/pid;"
+        " while :; do sleep 0.01; done"
+    )
+
+    async with trickle.open_host(far) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: host.options(grace_period=0.3).run_process(["sh", "-c", script]))
+            pids = [int(pid) for pid in (await file_appears(shared / "pid")).split()]
+            nursery.cancel_scope.cancel()
+
+        assert not [pid for pid in pids if is_running(pid)]
+        assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_leaving_the_block_ends_the_process(far: trickle.abc.Tunnel) -> None:
+    async with trickle.open_host(far) as host:
+        async with host.open_process(["sleep", "3600"]) as process:
+            assert is_running(process.pid)
+            assert process.returncode is None
+
+        assert not is_running(process.pid)
+
+
+async def test_a_lost_controller_ends_the_process(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.HostLost):
+            async with host.open_process(["sleep", "3600"], stdout=PIPE) as process:
+                assert process.stdout is not None
+                os.kill(host.info.pid, signal.SIGKILL)
+                with pytest.raises(trickle.HostLost):
+                    await process.stdout.receive_some()
+                await process.wait()
+
+        await process_ends(process.pid)
+
+
+async def test_signals_reach_the_process() -> None:
+    async with trickle.open_host(local()) as host:
+        for send, number in (
+            (trickle.RemoteProcess.terminate, signal.SIGTERM),
+            (trickle.RemoteProcess.kill, signal.SIGKILL),
+            (lambda process: process.send_signal(signal.SIGUSR1), signal.SIGUSR1),
+        ):
+            async with host.open_process(["sleep", "3600"]) as process:
+                send(process)
+                assert await process.wait() == -number
+                assert process.returncode == -number
+                send(process)  # to nobody
+
+
+async def test_stdout_and_stderr_do_not_hold_each_other_up() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.open_process("yes & yes >&2 & wait", shell=True, stdout=PIPE, stderr=PIPE) as process:
+            assert process.stdout is not None and process.stderr is not None
+            received = 0
+            while received < 3_000_000:  # much more than there is room for, and nobody reads stdout
+                received += len(await process.stderr.receive_some())
+            assert len(await process.stdout.receive_some()) > 0
+            assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_stderr_may_go_where_stdout_goes() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.open_process(
+            "echo a; echo b >&2", shell=True, stdout=PIPE, stderr=subprocess.STDOUT
+        ) as process:
+            assert process.stdout is not None
+            assert b"".join([data async for data in process.stdout]) == b"a\nb\n"
+
+
+async def test_a_closed_stdout_breaks_the_process() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.open_process(["yes"], stdout=PIPE) as process:
+            assert process.stdout is not None
+            await process.stdout.aclose()
+            assert await process.wait() == -signal.SIGPIPE
+
+
+async def test_a_process_that_has_ended_breaks_stdin() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.open_process(["true"], stdin=PIPE) as process:
+            assert process.stdin is not None
+            with pytest.raises(trio.BrokenResourceError):
+                while True:
+                    await process.stdin.send_all(bytes(100_000))
+            with pytest.raises(trio.BrokenResourceError):
+                await process.stdin.send_all(b"x")
+
+
+async def test_the_pipes_of_a_process_are_trios_streams() -> None:
+    async with trickle.open_host(local()) as host, contextlib.AsyncExitStack() as stack:
+
+        async def make() -> tuple[trio.abc.SendStream, trio.abc.ReceiveStream]:
+            process = await stack.enter_async_context(host.open_process(["cat"], stdin=PIPE, stdout=PIPE))
+            assert process.stdin is not None and process.stdout is not None
+            return process.stdin, process.stdout
+
+        async def make_full() -> tuple[trio.abc.SendStream, trio.abc.ReceiveStream]:
+            send, receive = await make()
+            is_full = False
+            while not is_full:
+                with trio.move_on_after(0.5) as scope:
+                    await send.send_all(bytes(65536))
+                is_full = scope.cancelled_caught
+            return send, receive
+
+        await trio.testing.check_one_way_stream(make, make_full)
+
+
+async def test_many_processes_run_at_once() -> None:
+    async with trickle.open_host(local(), workers=1) as host:
+        done: list[bytes] = []
+
+        async def run(number: int) -> None:
+            result = await host.run_process(["sh", "-c", f"cat >/dev/null; echo {number}"], capture_stdout=True)
+            done.append(result.stdout)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(10):
+                nursery.start_soon(run, number)
+
+    assert sorted(map(int, done)) == list(range(10))
