@@ -137,7 +137,10 @@ async def test_what_is_not_captured_is_printed_here() -> None:
 
 
 async def test_a_cancelled_command_gets_sigterm_and_may_clean_up(far: trickle.abc.Tunnel, shared: Path) -> None:
-    script = f"trap 'echo clean > {shared}/clean; exit' TERM; echo $$ > {shared}/new; mv {shared}/new {shared}/pid; while :; do sleep 0.01; done"
+    script = (
+        f"trap 'echo clean > {shared}/clean; exit' TERM; echo $$ > {shared}/new; mv {shared}/new {shared}/pid;"
+        " while :; do sleep 0.01; done"
+    )
 
     async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:
