@@ -27,6 +27,7 @@ from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._modules import ModulePolicy
 from trickle._processes import Command, RemoteProcess, StrOrBytesPath, open_process, run_process
+from trickle._relays import relay_through
 from trickle._remote_errors import rebuild_exception
 from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnel_process import StartTunnel, start_tunnel
@@ -719,6 +720,44 @@ class Host:
         ) as process:
             yield process
 
+    @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def open_host(
+        self,
+        tunnel: Tunnel | str,
+        *,
+        wait: bool = True,
+        connect_timeout: float = 30.0,
+        heartbeat: float = 10.0,
+        lease: float = 60.0,
+        workers: int = 16,
+        max_open: int = 256,
+        max_payload: int = 512 * 2**20,
+        modules: ModulePolicy | None = None,
+        output: Sink | None = None,
+    ) -> AsyncIterator[Host]:
+        """As ``trickle.open_host``, but from this host: it is what runs ssh, with its keys, its network and its names.
+
+        All that goes to and fro passes through here.  When this host is lost, so is what is beyond it.  It counts as
+        one of this host's *max_open*.
+        """
+        settings = OpenSettings(
+            wait=wait,
+            connect_timeout=connect_timeout,
+            heartbeat=heartbeat,
+            lease=lease,
+            workers=workers,
+            max_open=max_open,
+            max_payload=max_payload,
+            modules=modules,
+            output=output,
+        )
+        async with (
+            relay_through(self._core, self._options) as relay,
+            open_core(as_tunnel(tunnel), settings, relay.start) as core,
+        ):
+            yield await opened(core)
+
     def statistics(self) -> HostStatistics:
         """How this host does now."""
         return self._core.statistics()
@@ -820,10 +859,15 @@ async def open_host(
         output=output,
     )
     async with open_core(as_tunnel(tunnel), settings) as core:
-        host = Host(core, CallOptions())
-        if wait:
-            await host.wait_connected()
-        yield host
+        yield await opened(core)
+
+
+async def opened(core: HostCore) -> Host:
+    """The host, when it has answered if that is to be waited for."""
+    host = Host(core, CallOptions())
+    if core.settings.wait:
+        await host.wait_connected()
+    return host
 
 
 @contextlib.asynccontextmanager

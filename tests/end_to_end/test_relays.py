@@ -1,0 +1,104 @@
+"""Hosts that are reached from other hosts: cancels and losses go through, and nothing outlives its relay."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests import flows, torture, work
+from tests.hosts import file_appears, is_running, local, process_ends
+from tests.sshd import Sshd
+
+
+def beyond(sshd: Sshd, name: str = "leaf") -> trickle.SSH:
+    return trickle.SSH(sshd.alias(1), name=name, ssh_options=sshd.ssh_options)
+
+
+async def test_a_host_is_reached_from_another(piped_sshd: Sshd) -> None:
+    async with trickle.open_host(local("relay")) as relay, relay.open_host(beyond(piped_sshd)) as leaf:
+        assert await leaf.call(work.add, 1, 2) == 3
+        assert await leaf.call(len, bytes(3_000_000)) == 3_000_000
+        assert len(await leaf.call(bytes, 3_000_000)) == 3_000_000
+        assert leaf.info.user != relay.info.user or os.getuid() != 0
+
+
+async def test_relays_go_on_to_relays(piped_sshd: Sshd) -> None:
+    async with trickle.open_host(local("one")) as one:
+        async with one.open_host(local("two")) as two, two.open_host(beyond(piped_sshd)) as leaf:
+            done = await leaf.run_process(["cat"], stdin=b"far away", capture_stdout=True)
+            assert done.stdout == b"far away"
+
+
+@pytest.mark.parametrize("function", [torture.sleep, torture.gil_held_in_c, torture.child_in_a_new_session])
+async def test_cancels_reach_through(function: object, piped_sshd: Sshd, shared: Path) -> None:
+    async with trickle.open_host(local("relay")) as relay, relay.open_host(beyond(piped_sshd)) as leaf:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leaf.options(grace_period=0.3).call, function, str(shared / "pids"))
+            pids = [int(pid) for pid in (await file_appears(shared / "pids")).split()]
+            nursery.cancel_scope.cancel()
+
+        assert not [pid for pid in pids if is_running(pid)]
+        assert await leaf.call(work.add, 1, 2) == 3
+
+
+async def test_what_is_beyond_a_relay_dies_with_it(piped_sshd: Sshd, shared: Path) -> None:
+    pids: list[int] = []
+
+    async def kill(pid: int) -> None:
+        pids.extend(int(pid) for pid in (await file_appears(shared / "pids")).split())
+        os.kill(pid, signal.SIGKILL)
+
+    async with trickle.open_host(local("relay")) as relay, trio.open_nursery() as nursery:
+        nursery.start_soon(kill, relay.info.pid)
+        async with relay.open_host(beyond(piped_sshd)) as leaf:
+            with pytest.raises(trickle.HostLost, match="leaf: .*lost with its relay relay: "):
+                await leaf.call(torture.child_in_a_new_session, str(shared / "pids"))
+
+    for pid in [*pids, leaf.info.pid]:
+        await process_ends(pid)
+
+
+async def test_a_host_beyond_a_relay_that_cannot_be_reached_says_why() -> None:
+    async with trickle.open_host(local("relay")) as relay:
+        with pytest.raises(trickle.ConnectError) as caught:
+            async with relay.open_host(trickle.SSH("nowhere.invalid", ssh_options=("-F", "none"))):
+                pass
+        assert caught.value.reason == "name lookup"
+
+        with pytest.raises(trickle.ConnectError, match="cannot run 'no-such-program'"):
+            async with relay.open_host(trickle.Command(["no-such-program"])):
+                pass
+
+        assert await relay.call(work.add, 1, 2) == 3
+
+
+async def test_leaving_a_relayed_host_leaves_the_relay_as_it_was(piped_sshd: Sshd) -> None:
+    async with trickle.open_host(local("relay")) as relay:
+        for _ in range(2):
+            async with relay.open_host(beyond(piped_sshd), wait=False) as leaf:
+                assert relay.statistics().open == 1 or await leaf.call(work.add, 1, 2) == 3
+            assert relay.statistics().open == 0
+
+        with trio.move_on_after(0.1):
+            async with relay.open_host(trickle.Command(["sh", "-c", "sleep 3600", "x"])):
+                pass
+        assert relay.statistics().open == 0
+
+
+async def test_a_relay_that_is_closed_ends_what_is_beyond_it(piped_sshd: Sshd) -> None:
+    async with trickle.open_host(local("relay")) as relay:
+        async with relay.open_host(beyond(piped_sshd)) as leaf:
+            await relay.aclose()
+            with pytest.raises((trickle.HostLost, trio.ClosedResourceError)):
+                await leaf.call(work.add, 1, 2)
+
+        await process_ends(leaf.info.pid)
+
+
+async def test_streams_and_channels_go_through(piped_sshd: Sshd) -> None:
+    async with trickle.open_host(local("relay")) as relay, relay.open_host(beyond(piped_sshd)) as leaf:
+        async with leaf.stream(flows.count, 1000, 1000) as things:
+            assert len([thing async for thing in things]) == 1000
