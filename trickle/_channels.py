@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-Mode = Literal["stream", "channel"]
+Mode = Literal["stream", "channel", "process"]
 
 
 class Flow:
@@ -32,15 +32,15 @@ class Flow:
     def __init__(
         self, core: HostCore, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None
     ) -> None:
-        self.core = core
-        self.link = link
-        self.call = call
-        self.options = options
-        self.session = session
+        self.core: HostCore = core
+        self.link: Link = link
+        self.call: RemoteCall = call
+        self.options: CallOptions = options
+        self.session: SessionState | None = session
         self.nursery: trio.Nursery  # for what is to run as long as the block
-        self.closed = False
-        self.sent_eof = False
-        self.told = False  # whether its end has been raised to the caller
+        self.closed: bool = False
+        self.sent_eof: bool = False
+        self.told: bool = False  # whether its end has been raised to the caller
 
     async def receive(self) -> Any:
         """What the function sends next; see RemoteChannel.receive."""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
-from trickle._agent import processes
-from trickle._agent.processes import PIPE_CREDIT, READ_SIZE, STDERR, STDIN, STDOUT
 from trickle._channels import Flow, open_flow
 from trickle._exceptions import HostLost
 from trickle._interrupts import one_interrupt
 from trickle._settings import CallOptions
+from trickle._wire.frames import CHUNK
+from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
 
 if TYPE_CHECKING:
     from trickle._host import HostCore
@@ -55,7 +55,7 @@ class PipeIn(trio.abc.SendStream):
             left = memoryview(data).cast("B")
             while True:
                 self._check()
-                part = left[: min(READ_SIZE, self._credit)]
+                part = left[: min(CHUNK, self._credit)]
                 if part:
                     self._credit -= len(part)
                     left = left[len(part) :]
@@ -313,7 +313,7 @@ async def open_process(
         "env": dict(env) if env is not None else None,
         "keep_tail": keep_tail,
     }
-    async with open_flow(core, "channel", processes.serve, (_words(command, shell), arguments), {}, options) as flow:
+    async with open_flow(core, "process", len, (_words(command, shell), arguments), {}, options) as flow:
         process = RemoteProcess(core.name, flow, command)
         _, process.pid, _ = await flow.receive()
         process._open_pipes(stdin, stdout, stderr)

@@ -16,6 +16,7 @@ PYTHON = {
             " collections.abc.Sequence"
         ),
         "library/os.html": "os.PathLike",
+        "library/signal.html": "signal.Signals",
         "library/subprocess.html": "subprocess.CompletedProcess",
         "library/typing.html": "typing.Any typing.Generic typing.NamedTuple",
     },
@@ -24,6 +25,7 @@ PYTHON = {
             "BaseException Exception ExceptionGroup FileNotFoundError GeneratorExit StopAsyncIteration StopIteration"
             " RuntimeError TypeError ValueError"
         ),
+        "library/subprocess.html": "subprocess.CalledProcessError",
     },
     "py:function": {
         "library/subprocess.html": "subprocess.run",
@@ -36,10 +38,13 @@ TRIO = {
         "reference-io.html": "trio.abc.ReceiveChannel trio.abc.ReceiveStream trio.abc.SendChannel trio.abc.SendStream",
     },
     "py:exception": {
-        "reference-core.html": ("trio.BrokenResourceError trio.Cancelled trio.ClosedResourceError trio.TooSlowError"),
+        "reference-core.html": (
+            "trio.BrokenResourceError trio.Cancelled trio.ClosedResourceError trio.EndOfChannel trio.TooSlowError"
+        ),
     },
     "py:function": {
         "reference-core.html": "trio.fail_after trio.move_on_after trio.to_thread.run_sync",
+        "reference-io.html": "trio.run_process",
     },
 }
 

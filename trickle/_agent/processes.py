@@ -9,6 +9,8 @@ import subprocess
 import threading
 
 from trickle._agent.reaper import MARK
+from trickle._wire.frames import CHUNK
+from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,10 +18,7 @@ if TYPE_CHECKING:
 
     from trickle._agent.channels import Channel
 
-PIPE_CREDIT = 256 * 1024  # bytes of one pipe that its reader has not taken yet
-READ_SIZE = 64 * 1024
 TAIL = 2048  # bytes of stderr that an error shows
-STDIN, STDOUT, STDERR = range(3)
 
 
 def serve(channel: "Channel", command: "Union[str, Sequence[str]]", options: "Dict[str, Any]") -> None:
@@ -175,7 +174,7 @@ class Process:
     def _read(self, number: int) -> bool:
         """Pass on what one pipe holds; False at its end, or if it holds nothing now."""
         try:
-            data = os.read(self.pipes[number].fileno(), min(READ_SIZE, self.credit[number]))
+            data = os.read(self.pipes[number].fileno(), min(CHUNK, self.credit[number]))
         except BlockingIOError:
             return False
         except OSError:

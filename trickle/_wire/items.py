@@ -7,7 +7,11 @@ from trickle._wire.frames import CHUNK, DEAF, EOF, LAST, Item, WireError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Deque, Iterator, List, Tuple
+    from typing import Any, Deque, Iterator, List, Tuple
+
+
+PIPE_CREDIT = 256 * 1024  # bytes of one pipe of a process that its reader has not taken yet
+STDIN, STDOUT, STDERR = range(3)
 
 
 def cut(id: int, payload: bytes) -> "Iterator[Item]":
@@ -27,14 +31,14 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self.eof = False  # the sender will send nothing more
-        self.deaf = False  # the sender will receive nothing more
+        self.eof: bool = False  # the sender will send nothing more
+        self.deaf: bool = False  # the sender will receive nothing more
         self._whole: "Deque[Tuple[bytes, int]]" = deque()  # a payload, and the credit to give when it is taken
         self._parts: "List[bytes]" = []
         self._held = 0
 
-    def feed(self, frame: Item) -> int:
-        """Take a frame; the credit to give for it now.
+    def feed(self, frame: "Any") -> int:
+        """Take an Item; the credit to give for it now.
 
         Raises:
           WireError: no sender of ours says that.
