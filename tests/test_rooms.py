@@ -40,6 +40,8 @@ PERMITTED = {
     # A pickle of a function by value names the functions that rebuild it over there.
     ("trickle/_pickling.py", "trickle._agent.functions"),
     ("trickle/_source_code.py", "trickle._agent.functions"),
+    # A transfer reads and writes files at both ends, and does so by the same code.
+    ("trickle/_files.py", "trickle._agent.files"),
     # A host in memory has its agent here; nothing that `import trickle` loads imports this file.
     ("trickle/_memory_agent.py", "trickle._agent"),
 }

@@ -13,6 +13,7 @@ from trickle._exceptions import (
     Unsendable,
     WorkerDied,
 )
+from trickle._files import TransferResult
 from trickle._group import Group, open_group
 from trickle._host import Host, HostStatistics, Session, open_host
 from trickle._link import HostInfo
@@ -51,6 +52,7 @@ __all__ = [
     "Sink",
     "Success",
     "Sudo",
+    "TransferResult",
     "UnsafeResult",
     "Unsendable",
     "WorkerDied",

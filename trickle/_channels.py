@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import trio
 
+from trickle._exceptions import ProtocolError
 from trickle._interrupts import one_interrupt
 from trickle._settings import CallOptions
 from trickle._wire import frames
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-Mode = Literal["stream", "channel", "process"]
+Mode = Literal["stream", "channel", "process", "files"]
 
 
 class Flow:
@@ -72,7 +73,27 @@ class Flow:
     def post(self, value: object) -> None:
         """Send plain data at once, whether there is room or not; for what is bounded by its own rules."""
         if not self.call.finished.is_set():
-            self.link.post_item(self.call, pickle.dumps((len, (value,), {}), 4))
+            self.link.post_item(self.call, _plain(value))
+
+    async def send_plain(self, value: object) -> None:
+        """Send plain data when there is room; if nobody takes it, raise what has become of the function."""
+        if not await self.link.send_item(self.call, _plain(value)):
+            await self.result()
+            raise trio.BrokenResourceError(f"{self.core.name}: the function takes nothing more from this channel")
+
+    def protocol_error(self, what: str) -> ProtocolError:
+        """Close the host for what it has said, and return the error."""
+        error = ProtocolError(
+            f"{self.core.name}: it broke the rules ({what}); this host is closed", host=self.core.name
+        )
+        self.link.lose(error)
+        return error
+
+    def send_eof(self) -> None:
+        """Nothing more will be sent."""
+        if not self.sent_eof and not self.closed:
+            self.sent_eof = True
+            self.link.send_eof(self.call)
 
     async def outcome(self) -> Any:
         """What the function returned; raises what it raised, or what became of it."""
@@ -161,9 +182,7 @@ class RemoteChannel(trio.abc.SendChannel[S_contra], trio.abc.ReceiveChannel[R_co
     async def send_eof(self) -> None:
         """Tell the function that nothing more will be sent: its loop over the channel ends."""
         await trio.lowlevel.checkpoint()
-        if not self._flow.sent_eof and not self._flow.closed:
-            self._flow.sent_eof = True
-            self._flow.link.send_eof(self._flow.call)
+        self._flow.send_eof()
 
     @trio.lowlevel.enable_ki_protection
     async def result(self) -> Any:
@@ -211,6 +230,10 @@ async def open_flow(
         if raised is not None:
             raise raised
         await flow.raise_untold()
+
+
+def _plain(value: object) -> bytes:
+    return pickle.dumps((len, (value,), {}), 4)  # in the shape of a call, of which the other end takes the argument
 
 
 @trio.lowlevel.enable_ki_protection

@@ -23,6 +23,7 @@ from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._channels import RemoteChannel, Stream, open_flow
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
+from trickle._files import Local, Progress, TransferOptions, TransferResult, fetch, put
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._modules import ModulePolicy
@@ -719,6 +720,61 @@ class Host:
             env=env,
         ) as process:
             yield process
+
+    @trio.lowlevel.enable_ki_protection
+    async def put(
+        self,
+        local: Local,
+        remote: StrOrBytesPath,
+        *,
+        mode: int | None = None,
+        preserve: bool = True,
+        fsync: bool = False,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> TransferResult:
+        """Write a file, or a directory with all that is in it, to this host.
+
+        Each file is put together beside its place, checked, and moved there in one step: nothing half-written is
+        ever to be seen under its name.  A file that is there already and the same is left alone; of a large one that
+        is there, only the blocks of 128 KiB that differ are sent.  Symbolic links stay links, and holes holes.
+
+        Args:
+          local: a path; or contents: bytes, a file open in binary mode, or an async iterable of bytes.
+          remote: the path itself, not that of a directory to put it in; ``~`` is this host's user's home.
+          mode: of the files, such as ``0o644``.
+          preserve: keep modes and times, and as root the numbers of owners and groups.
+          fsync: return only when it is on the disk.
+          resume: when this is interrupted, keep what has come in ``.NAME.trickle-part`` beside the target, and go on
+            from there the next time.
+          progress: called with the bytes that are done, and of all (None: not known).
+
+        Raises:
+          RemoteError: it cannot be written: ``PermissionError``, for one, or ``IsADirectoryError``.
+          OSError: it cannot be read, or was changed while it was read.
+          HostLost: the connection died.
+        """
+        how = TransferOptions(mode, preserve, fsync, resume, progress)
+        return await put(self._core, self._options, local, remote, how)
+
+    @trio.lowlevel.enable_ki_protection
+    async def fetch(
+        self,
+        remote: StrOrBytesPath,
+        local: StrOrBytesPath,
+        *,
+        mode: int | None = None,
+        preserve: bool = True,
+        fsync: bool = False,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> TransferResult:
+        """Bring a file, or a directory with all that is in it, from this host; as ``put``, the other way round.
+
+        Nothing is written outside of *local*, whatever the host says.
+        """
+        how = TransferOptions(mode, preserve, fsync, resume, progress)
+        return await fetch(self._core, self._options, remote, local, how)
 
     @contextlib.asynccontextmanager
     @trio.lowlevel.enable_ki_protection

@@ -73,10 +73,14 @@ class Channel(remote.Channel):
 def run(
     worker: "Worker", id: int, mode: str, fn: "Callable[..., Any]", args: "Tuple[Any, ...]", kwargs: "Dict[str, Any]"
 ) -> "Any":
-    """Call *fn* as a stream, whose things are sent one by one, or with a channel; or serve a process over that."""
+    """Call *fn* as a stream, whose things are sent one by one, or with a channel; or serve our own verbs."""
     channel = Channel(worker, id)
     if mode == "channel":
         return fn(channel, *args, **kwargs)
+    if mode == "files":
+        from trickle._agent import files
+
+        return files.serve(channel, *args)
     if mode == "process":
         from trickle._agent import processes
 
