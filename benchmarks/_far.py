@@ -1,5 +1,6 @@
 """What the remote end runs in these benchmarks.  It says first that it has begun."""
 
+import subprocess
 import time
 
 SECONDS = 3600
@@ -9,6 +10,12 @@ def sleep() -> None:
     """In a system call: Python sees a signal at once."""
     print("begun", flush=True)
     time.sleep(SECONDS)
+
+
+def sleep_beside_a_child() -> None:
+    """The same, with a child that has left the group and the session."""
+    subprocess.Popen(["sleep", str(SECONDS)], start_new_session=True)
+    sleep()
 
 
 def spin() -> None:

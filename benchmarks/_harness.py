@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import trio
 
 ROOT = Path(__file__).parents[1]
-QUESTIONS = ("connect", "round_trips", "boot_bytes", "call", "payload", "cancel", "stopping")
+QUESTIONS = ("connect", "round_trips", "boot_bytes", "call", "payload", "cancel", "stopping", "abandoned")
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
 NOT_INSTALLED = "not installed"
@@ -42,6 +42,7 @@ class Unit(NamedTuple):
 
 MICROSECONDS = Unit("us", 1e6)
 MILLISECONDS = Unit("ms", 1e3)
+SECONDS = Unit("s", digits=2)
 CALLS_PER_SECOND = Unit("calls/s", digits=0, more_is_better=True)
 MEGABYTES_PER_SECOND = Unit("MB/s", 1e-6, digits=0, more_is_better=True)
 ROUND_TRIPS = Unit("round trips", digits=2)

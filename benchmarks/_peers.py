@@ -1,23 +1,30 @@
-"""What trickle is measured against: a bare process at the end of two pipes, and execnet."""
+"""What trickle is measured against: a bare process at the end of two pipes, and execnet; and the ways to a host."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 import trickle
 from benchmarks._harness import NOT_INSTALLED, ROOT, Measure
+from tests import sshd
 
 if TYPE_CHECKING:
     import execnet
 
 PYTHON = (sys.executable, "-I", "-S")  # as trickle starts the far end
 ECHO = "import os\nwhile True:\n data = os.read(0, 65536)\n if not data: break\n os.write(1, data)\n"
+NO_SSHD = "no sshd"
 DELAY_PIPE = ROOT / "tests" / "delay_pipe.py"
 
 HAS_EXECNET = importlib.util.find_spec("execnet") is not None
@@ -26,6 +33,21 @@ HAS_EXECNET = importlib.util.find_spec("execnet") is not None
 def local() -> trickle.Local:
     """This machine, with this Python: a search for one on PATH may meet a wrapper that costs more than trickle."""
     return trickle.Local(python=sys.executable)
+
+
+@contextlib.contextmanager
+def ssh_tunnel() -> Iterator[trickle.SSH | None]:
+    """A real ssh and a real sshd with a pipe between them; None where there is no sshd."""
+    with contextlib.ExitStack() as stack:
+        try:
+            sshd.sshd_binary()
+        except pytest.skip.Exception:
+            yield None
+            return
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        sshd.prepare(directory)
+        piped = stack.enter_context(sshd.piped_sshd(directory, getpass.getuser()))
+        yield trickle.SSH(piped.alias(), ssh_options=piped.ssh_options, python=sys.executable)
 
 
 def if_execnet(measure: Measure) -> Measure | str:

@@ -3,8 +3,9 @@
 Measured: from ``CancelScope.cancel()`` here until the scope around ``host.call`` is left, with the work over there at
 its end and its verdict here: for a function in a system call, for one in a loop of Python code, and for one that
 holds the interpreter's lock in C code, which only a signal that kills ends (with ``grace_period=0``; with another
-one, that comes on top); and for the first of them again on an idle host and beside as much bulk as the host takes,
-here and over ssh.  Not measured: functions that clean up, children that a call left, and a network's delay.
+one, that comes on top); and for the first of them again on an idle host and beside bulk, large arguments at 100 MB/s
+or as much as the link moves, here and over ssh.  How much that was is a table of its own.  Not measured: functions
+that clean up, children that a call left, and a network's delay.
 
 The floors end a bare Python process that runs the same function, from the signal until it is reaped: SIGINT where
 Python code can answer it, SIGKILL where none can.  execnet has no way to end a call other than to end its gateway.
@@ -14,28 +15,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getpass
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import trio
 
 import trickle
 from benchmarks import _far, _harness
-from benchmarks._harness import MILLISECONDS, Bench, Measure, blocking, each
-from benchmarks._peers import PYTHON, local
-from tests import sshd
+from benchmarks._harness import MEGABYTES_PER_SECOND, MILLISECONDS, Bench, Measure, blocking, each
+from benchmarks._peers import NO_SSHD, PYTHON, local, ssh_tunnel
 
 CASES = {
     "in time.sleep": (_far.sleep, signal.SIGINT, 5.0),
     "in a Python loop": (_far.spin, signal.SIGINT, 5.0),
     "holding the lock in C, grace_period=0": (_far.hold, signal.SIGKILL, 0.0),
 }
-BULK = 16 * 2**20  # bytes of one large argument
+BULK = 4 * 2**20  # bytes of one large argument
+BULK_SENDERS = 4
+BULK_RATE = 100e6  # bytes per second
 SETTLE = 0.002  # seconds from "begun" until the function is where it stays
 
 
@@ -72,64 +72,68 @@ async def cancelled(host: trickle.Host, fn: Callable[[], object], grace_period: 
     return time.perf_counter() - started
 
 
-@contextlib.contextmanager
-def ssh_tunnel() -> Iterator[trickle.SSH | None]:
-    """A real ssh and a real sshd with a pipe between them; None where there is no sshd."""
-    with contextlib.ExitStack() as stack:
-        try:
-            sshd.sshd_binary()
-        except BaseException:  # pytest's outcome for a test that needs one
-            yield None
-            return
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        sshd.prepare(directory)
-        piped = stack.enter_context(sshd.piped_sshd(directory, getpass.getuser()))
-        yield trickle.SSH(piped.alias(), ssh_options=piped.ssh_options, python=local().python)
-
-
 @contextlib.asynccontextmanager
 async def bulk_beside(host: trickle.Host) -> AsyncIterator[None]:
-    """Large arguments under way all the time."""
+    """Large arguments under way all the time, at the pace of BULK_RATE if the link does that much."""
+    due = trio.current_time()
+    under_way = trio.Event()
 
     async def send() -> None:
+        nonlocal due
         data = bytes(BULK)
         while True:
+            now = trio.current_time()
+            due = max(due, now - BULK / BULK_RATE) + BULK / BULK_RATE  # what was missed is not made up for
+            await trio.sleep_until(due - BULK / BULK_RATE)
             await host.call(len, data)
+            under_way.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(send)
-        nursery.start_soon(send)
+        for _ in range(BULK_SENDERS):
+            nursery.start_soon(send)
+        await under_way.wait()
         yield
         nursery.cancel_scope.cancel()
 
 
 async def compare_ways(bench: Bench) -> None:
-    """The same cancel on an idle host and beside bulk, here and over ssh."""
+    """The same cancel on an idle host and beside bulk, here and over ssh; and how much bulk that was."""
     async with contextlib.AsyncExitStack() as stack:
         candidates: dict[str, Measure | str] = {}
+        rates: dict[str, list[float] | str] = {}
         for way, tunnel in (("local", local()), ("ssh", stack.enter_context(ssh_tunnel()))):
+            beside = f"{way}, beside bulk"
             if tunnel is None:
-                candidates[f"{way}, idle"] = "no sshd"
+                candidates[f"{way}, idle"] = candidates[beside] = rates[beside] = NO_SSHD
                 continue
             idle = await stack.enter_async_context(trickle.open_host(dataclasses.replace(tunnel, name=f"{way} idle")))
             busy = await stack.enter_async_context(trickle.open_host(dataclasses.replace(tunnel, name=f"{way} busy")))
+            reached: list[float] = []
 
             def on_idle(host: trickle.Host = idle) -> Awaitable[float]:
                 return cancelled(host, _far.sleep, 5.0)
 
-            async def beside_bulk(host: trickle.Host = busy) -> float:
+            async def beside_bulk(
+                samples: int, host: trickle.Host = busy, reached: list[float] = reached
+            ) -> list[float]:
                 async with bulk_beside(host):
-                    return await cancelled(host, _far.sleep, 5.0)
+                    started, sent = time.perf_counter(), host.statistics().bytes_sent
+                    taken = [await cancelled(host, _far.sleep, 5.0) for _ in range(samples)]
+                    reached.append((host.statistics().bytes_sent - sent) / (time.perf_counter() - started))
+                return taken
 
             candidates[f"{way}, idle"] = each(on_idle)
-            candidates[f"{way}, beside bulk"] = each(beside_bulk)
+            candidates[beside] = beside_bulk
+            rates[beside] = reached
         await bench.compare(
             "cancel: in time.sleep, by the way and what else goes on",
             candidates,
             unit=MILLISECONDS,
             floor="local, idle",
-            rounds=bench.pick(10, 100),
+            rounds=bench.pick(2, 20),
+            samples=5,
         )
+        bench.record("cancel: bulk that moved meanwhile", rates, unit=MEGABYTES_PER_SECOND)
 
 
 async def measure(bench: Bench) -> None:

@@ -2,11 +2,13 @@
 
 Measured: from ``CancelScope.cancel()`` here until the scope around ``host.call`` is left, for each row of the torture
 table of the tests, with ``grace_period=0.5``: what has to be killed takes that and 0.2 s more.  By then every process
-of it is gone.  Not measured: how long it takes to start; ssh, of which cancel.py tells.
+of it is gone.  On this machine, directly and over ssh: a real ssh and a real sshd with a pipe between them.  Not
+measured: how long it takes to start, and a network's delay.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +19,7 @@ import trio
 import trickle
 from benchmarks import _harness
 from benchmarks._harness import MILLISECONDS, Bench, Measure, each
-from benchmarks._peers import local
+from benchmarks._peers import NO_SSHD, local, ssh_tunnel
 from tests import torture
 from tests.hosts import file_appears
 
@@ -36,22 +38,24 @@ async def stopped(host: trickle.Host, function: Callable[[str], object], directo
 
 
 async def measure(bench: Bench) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        async with trickle.open_host(local(), output=lambda line: None) as host:
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for way, tunnel in (("local", local()), ("ssh", stack.enter_context(ssh_tunnel()))):
+            host: trickle.Host | None = None
+            if tunnel is not None:
+                host = await stack.enter_async_context(trickle.open_host(tunnel, output=lambda line: None))
             candidates: dict[str, Measure | str] = {}
             for function in torture.TABLE:
-
-                def once(function: Callable[[str], object] = function) -> Awaitable[float]:
-                    return stopped(host.options(grace_period=GRACE_PERIOD), function, Path(directory))
-
-                candidates[function.__name__.replace("_", " ")] = each(once)
+                name = function.__name__.replace("_", " ")
+                candidates[name] = NO_SSHD if host is None else each(stopping(host, function, directory))
             await bench.compare(
-                "stopping",
-                candidates,
-                unit=MILLISECONDS,
-                floor="sleep",
-                rounds=bench.pick(3, 20),
+                f"stopping: {way}", candidates, unit=MILLISECONDS, floor="sleep", rounds=bench.pick(3, 20)
             )
+
+
+def stopping(host: trickle.Host, function: Callable[[str], object], directory: Path) -> Callable[[], Awaitable[float]]:
+    """What stops one function, again and again."""
+    return lambda: stopped(host.options(grace_period=GRACE_PERIOD), function, directory)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A contributor's machine may lack an sshd or docker: the tests that need them are skipped, with the reason.
 Where everything was installed on purpose, ``TRICKLE_REQUIRE`` names the kinds that must be there
-(``ssh,docker,sudo,pythons,python27,minimal,netns``), and a skip of one of those becomes a failure.
+(``ssh,docker,sudo,pythons,python27,minimal,netns,cgroup``), and a skip of one of those becomes a failure.
 """
 
 import os

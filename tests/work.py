@@ -359,3 +359,30 @@ def ignore_interrupts(path):
     write_file(path, str(os.getpid()))
     while True:
         time.sleep(0.01)
+
+
+def leave_pid_and_wait_for(path, sign):
+    write_file(path, str(os.getpid()))
+    while not os.path.exists(sign):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def eat_memory(path):
+    """Take all the memory there is, with a child that has left the session; leave both pids in a file."""
+    child = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    write_file(path, "%d %d" % (os.getpid(), child.pid))
+    eaten = []
+    while True:
+        eaten.append(b"x" * (1 << 20))
+
+
+def let_a_child_eat_memory():
+    eater = "eaten = []\nwhile True: eaten.append(b'x' * (1 << 20))"
+    return subprocess.call([sys.executable, "-c", eater])
+
+
+def own_and_childs_oom_score_adj():
+    command = ["cat", "/proc/self/oom_score_adj"]
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read()), int(subprocess.check_output(command))

@@ -7,7 +7,7 @@ import binascii
 import functools
 import importlib.resources
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from trickle._parsing import parse
 
@@ -99,13 +99,29 @@ def _read(path: str) -> str:
 
 def _lean(source: str) -> str:
     """*source* without comments and docstrings, every line where it was: tracebacks over there stay right."""
-    lines = source.splitlines()
+    lines = source.encode().splitlines()  # the tree counts columns in bytes
+    strings: dict[int, list[range]] = {}  # line -> columns
     for node in ast.walk(parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
             text = node.body[0]
             assert text.end_lineno is not None
             for number in range(text.lineno, text.end_lineno + 1):
-                lines[number - 1] = ""
+                lines[number - 1] = b""
             if len(node.body) == 1:
-                lines[text.lineno - 1] = " " * text.col_offset + "pass"
-    return "\n".join("" if line.lstrip().startswith("#") else line.rstrip() for line in lines)
+                lines[text.lineno - 1] = b" " * text.col_offset + b"pass"
+        elif isinstance(node, ast.JoinedStr) or (
+            isinstance(node, ast.Constant) and isinstance(node.value, str | bytes)
+        ):
+            assert node.end_lineno is not None and node.end_col_offset is not None
+            for number in range(node.lineno, node.end_lineno + 1):
+                start = node.col_offset if number == node.lineno else 0
+                end = node.end_col_offset if number == node.end_lineno else len(lines[number - 1])
+                strings.setdefault(number, []).append(range(start, end))
+    return b"\n".join(_before_comment(line, strings.get(n, ())) for n, line in enumerate(lines, 1)).decode()
+
+
+def _before_comment(line: bytes, strings: Iterable[range]) -> bytes:
+    at = line.find(b"#")
+    while any(at in columns for columns in strings):
+        at = line.find(b"#", at + 1)
+    return (line[:at] if at >= 0 else line).rstrip()

@@ -38,6 +38,13 @@ from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
 
 MAX_ERROR = 2**20  # bytes of a described exception; an agent of ours bounds each of its texts to 64 KiB
+# What is behind a signal that ended a worker: those whose numbers are the same everywhere.
+SIGNALS = {
+    6: " (SIGABRT): C code gave up",
+    9: " (SIGKILL): the kernel's out-of-memory killer, or somebody's kill -9; its log over there (dmesg) tells which",
+    11: " (SIGSEGV): an error in C code, perhaps of an extension module",
+    15: " (SIGTERM): somebody's kill",
+}
 
 logger = logging.getLogger("trickle")
 
@@ -959,7 +966,8 @@ def died(host: str, call: RemoteCall, what: str) -> WorkerDied:
     """The WorkerDied for a call's or a session's End."""
     if call.detail >= 256:
         number = call.detail - 256
-        return WorkerDied(f"{host}: {what} was killed by signal {number}", host=host, signal=number)
+        hint = SIGNALS.get(number, "")
+        return WorkerDied(f"{host}: {what} was killed by signal {number}{hint}", host=host, signal=number)
     if call.verdict == frames.DIED:
         return WorkerDied(f"{host}: {what} exited with status {call.detail}", host=host, exit_status=call.detail)
     return WorkerDied(f"{host}: {what} is gone ({call.verdict_name})", host=host)

@@ -21,8 +21,11 @@ from typing import Any
 import trio
 
 from trickle import remote
-from trickle._agent import asynchronous, broker, functions, options, results
+from trickle._agent import asynchronous, functions, options, results
+from trickle._agent.about import about_this_host
+from trickle._agent.broker import BACKSTOP
 from trickle._agent.pool import LONGEST_STACK
+from trickle._agent.reaper import UNKILLABLE_AFTER
 from trickle._boot import DAMAGED, GUARD
 from trickle._wire import frames
 from trickle._wire.armor import Unarmor
@@ -178,7 +181,7 @@ class MemoryAgent:
         self._heard_at = trio.current_time()
 
     async def _greet(self) -> None:
-        self._connection.control(Hello(0, frames.VERSION, 0, broker._about_this_host()))
+        self._connection.control(Hello(0, frames.VERSION, 0, about_this_host()))
         marker = self._configuration["nonce"][::-1].encode()
         with contextlib.suppress(trio.BrokenResourceError):  # as the reader finds out
             await self._stdout.send_all(marker + b"".join(self._connection.data_to_send(trio.current_time())))
@@ -243,7 +246,7 @@ class MemoryAgent:
                 del self.runs[run.id]
             elif run.killed is None:
                 self._kill(run, KILLED)
-        give_up = trio.current_time() + broker.UNKILLABLE_AFTER
+        give_up = trio.current_time() + UNKILLABLE_AFTER
         while self.runs and trio.current_time() < give_up:
             for run in self.runs.values():
                 strike(run)
@@ -354,7 +357,7 @@ class MemoryAgent:
     def _watch_deadline(self, run: Run) -> None:
         deadline = run.deadline
         if deadline < math.inf:
-            self._at(deadline + broker.BACKSTOP, lambda: self._deadline_passed(run, deadline))
+            self._at(deadline + BACKSTOP, lambda: self._deadline_passed(run, deadline))
 
     def _deadline_passed(self, run: Run, deadline: float) -> None:
         if run.deadline == deadline and not run.ended and not run.cancelled:
@@ -377,7 +380,7 @@ class MemoryAgent:
         """Last rung: no shield holds any more."""
         if not run.ended and run.killed is None:
             run.killed, run.detail = verdict, detail
-            self._insist(run, trio.current_time() + broker.UNKILLABLE_AFTER)
+            self._insist(run, trio.current_time() + UNKILLABLE_AFTER)
 
     def _insist(self, run: Run, give_up: float) -> None:
         if run.ended:

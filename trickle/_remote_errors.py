@@ -269,7 +269,9 @@ def _instantiate(cls: type[Exception] | None, args: tuple[Any, ...]) -> RemoteEr
         return RemoteError()
     try:
         remote_class = _remote_class(cast("Hashable", cls))
-        exc = remote_class.__new__(remote_class, *args)
+        # MemoryError's own refuses a class of two bases.
+        new = BaseException.__new__ if remote_class.__new__ is MemoryError.__new__ else remote_class.__new__
+        exc = new(remote_class, *args)
     except Exception:  # their layouts conflict, or __new__ wants something else
         return RemoteError()
     return exc if type(exc) is remote_class else RemoteError()

@@ -4,15 +4,17 @@ import contextlib
 import logging
 import math
 import os
+import signal
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 import trio
 
 import trickle
-from tests import work
-from tests.hosts import local
+from tests import torture, work
+from tests.hosts import file_appears, local
 from trickle.abc import Tunnel
 
 
@@ -478,6 +480,43 @@ async def test_a_session_whose_worker_died_is_over() -> None:
 
         assert caught.value.exit_status == 3
         assert await host.call(work.add, 1) == 1
+
+
+@pytest.mark.parametrize("end", ["cancelled", "killed", "died"])
+async def test_calls_that_wait_for_a_sessions_worker_are_told_when_it_is_lost(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "started"
+    errors = []
+
+    async def wait_behind(session: trickle.Session) -> None:
+        try:
+            await session.call(work.add, 1, 2)
+        except trickle.WorkerDied as exc:
+            errors.append(str(exc))
+
+    async def run_first(session: trickle.Session) -> None:
+        with first, contextlib.suppress(trickle.WorkerDied):
+            await session.call(torture.gil_held_in_c if end == "killed" else torture.sleep, str(path))
+
+    first = trio.CancelScope()
+    async with trickle.open_host(local("web1")) as host:
+        async with host.options(grace_period=0.1).session() as session, trio.open_nursery() as nursery:
+            nursery.start_soon(run_first, session)
+            pid = int(await file_appears(path))
+            for _ in range(3):
+                nursery.start_soon(wait_behind, session)
+            while host.statistics().calls_waiting < 3:  # behind the one that runs
+                await trio.sleep(0)
+            await host.call(work.pid)  # what was sent before this has arrived
+            if end == "died":
+                os.kill(pid, signal.SIGKILL)
+            else:
+                first.cancel()
+
+        assert len(errors) == 3
+        assert all(error.startswith("web1: ") for error in errors)
+        assert host.statistics().verdicts == {end: 1, "never started": 3, "returned": 1}
+    if end == "died":
+        assert all("signal 9" in error for error in errors)
 
 
 async def test_names_of_the_controllers_trickle_are_harmless_until_they_are_used() -> None:

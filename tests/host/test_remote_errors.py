@@ -1,5 +1,6 @@
 """What was raised over there is raised here as itself, where that is safe."""
 
+import builtins
 import copy
 import pickle
 import subprocess
@@ -14,7 +15,7 @@ import trio
 
 import trickle
 from trickle._agent.results import describe_exception, dumps_result
-from trickle._remote_errors import rebuild_exception
+from trickle._remote_errors import CONTROL_FLOW, rebuild_exception
 
 
 def described(exc: BaseException) -> dict[str, Any]:
@@ -81,6 +82,24 @@ def test_builtins_are_caught_as_themselves_and_as_remote_errors() -> None:
     assert str(error) == "web1: KeyError: 'x'"
     assert (error.host, error.type_name) == ("web1", "builtins.KeyError")
     assert 'raise KeyError("x")' in error.remote_traceback
+
+
+EVERY_BUILTIN = [
+    cls
+    for cls in vars(builtins).values()
+    if isinstance(cls, type) and issubclass(cls, Exception) and not issubclass(cls, (*CONTROL_FLOW, ExceptionGroup))
+]
+
+
+@pytest.mark.parametrize("cls", [cls for cls in EVERY_BUILTIN if cls is not Exception])
+def test_every_builtin_error_is_caught_as_itself(cls: type[Exception]) -> None:
+    unicode_errors = {UnicodeEncodeError: ("ascii", "x", 0, 1, "why"), UnicodeDecodeError: ("ascii", b"x", 0, 1, "why")}
+    args = {**unicode_errors, UnicodeTranslateError: ("x", 0, 1, "why")}.get(cls, ())
+
+    error = rebuilt(cls(*args))
+
+    assert isinstance(error, cls)
+    assert isinstance(error, trickle.RemoteError)
 
 
 def test_os_errors_have_their_numbers_and_names() -> None:
@@ -310,6 +329,7 @@ def test_groups_can_be_taken_apart() -> None:
         raised(open, "/no/such/file"),
         raised(b"\xff".decode),
         raised(__import__, "no_such_module"),
+        MemoryError("x"),
         raised(compile, "a b", "script.py", "exec"),
         subprocess.CalledProcessError(3, "false"),
         SystemExit(3),

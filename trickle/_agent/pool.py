@@ -8,11 +8,13 @@ import sys
 
 from trickle._agent import reaper
 from trickle._wire import frames
-from trickle._wire.frames import CHUNK, DIED, Decoder, Modules
+from trickle._wire.frames import CANCELLED, CHUNK, Decoder, Modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Optional, Tuple
+
+    from trickle._agent.ladder import Task
 
 LINUX = sys.platform.startswith("linux")
 F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
@@ -59,8 +61,8 @@ class Worker:
         self.pid = 0
         self.started = 0
         self.session = 0
-        self.session_verdict = DIED  # unless it is closed
-        self.task: "Any" = None
+        self.session_verdict, self.session_detail = CANCELLED, 0  # unless it dies
+        self.task: "Optional[Task]" = None
         self.retired = False
         self.throttled = False
         self.bundles = 0  # how many it has been given
@@ -235,3 +237,17 @@ def close_from(lowest: int, keep: "Tuple[int, ...]" = ()) -> None:
                 os.close(fd)
             except OSError:
                 pass  # that of the listing itself
+
+
+def raise_descriptor_limit() -> "Optional[Tuple[int, int]]":
+    """Have as many descriptors as we may: each worker takes seven.  Returns what it was, for the workers."""
+    try:
+        import resource  # not in every Python
+    except ImportError:
+        return None
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    except (OSError, ValueError):
+        return None
+    return limits

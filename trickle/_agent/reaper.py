@@ -1,4 +1,4 @@
-"""Find and kill all that a worker started.  When to do so is broker.py's decision.
+"""End workers with all that they started: find it, kill it, see that it is gone.  When is broker.py's decision.
 
 On Linux a process belongs to a worker when it is in its session, descends from it, or carries its mark in the
 environment; elsewhere only the process group can be named.
@@ -8,11 +8,112 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, Iterable, Tuple
+    from typing import Dict, Iterable, List, Optional, Set, Tuple
+
+    from trickle._agent.pool import Worker
 
 MARK = "TRICKLE_CALL"  # the environment variable that says which call started a process
-SIGKILL = 9
+SIGKILL, SIGTERM = 9, 15
 HAS_PROC = os.path.exists("/proc/self/stat")
+UNKILLABLE_AFTER = 2.0  # seconds in which SIGKILL did not end a process
+LOOK_AGAIN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between looks at what is left
+
+
+class Reaping:
+    """The end of one worker.  It may be left time to go by itself; then what is left gets SIGTERM, then SIGKILL."""
+
+    def __init__(self, worker: "Worker", now: float, patience: float, leave_by: float) -> None:
+        self.worker = worker
+        self.is_quiet = worker.task is None or worker.task.is_over
+        self.patience = patience
+        self.leave_by = leave_by
+        self.look_at = now
+        self.looks = 0
+        self.kill_at = 0.0  # SIGKILL from then on; 0 before the first look at what is left
+        self.terminated = False
+        self.survived = False
+        self.known: "Dict[int, int]" = {}  # what is left: pid -> start time
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to look at what is left."""
+        if now < self.look_at:
+            return False
+        if now < self.leave_by and exit_status(self.worker.pid) is None:
+            self.look_at = self.leave_by
+            return False
+        if not self.kill_at:
+            self.kill_at = now + self.patience
+        return True
+
+    def step(self, now: float) -> bool:
+        """Take the next step against what is left; return whether that is the last one."""
+        pid = self.worker.pid
+        self.look_at = now + LOOK_AGAIN[min(self.looks, len(LOOK_AGAIN) - 1)]
+        self.looks += 1
+        if self.known and now < self.kill_at:
+            if not self.terminated:
+                self.terminated = True
+                kill_group(pid, SIGTERM)  # sudo hands it on to what we could not kill
+                for left in self.known:  # what has left the group
+                    signal_one(left, SIGTERM)
+            return False
+        kill_group(pid, SIGKILL)
+        if not kill(self.known) and exit_status(pid) is not None:
+            # One whose function still ran may have started something after the look and before SIGKILL.
+            return self.is_quiet or self.looks > 1
+        self.survived = now >= self.kill_at + UNKILLABLE_AFTER
+        return self.survived
+
+
+class Reaper:
+    """The workers that are being ended."""
+
+    def __init__(self) -> None:
+        self.reapings: "List[Reaping]" = []
+
+    def end(self, worker: "Worker", now: float, patience: float, leave_by: float = 0.0) -> None:
+        """End a worker with all that it started.
+
+        Args:
+          patience: seconds from SIGTERM, for what is left when the worker has gone, to SIGKILL.
+          leave_by: until then it may go by itself.
+        """
+        self.reapings.append(Reaping(worker, now, patience, leave_by))
+
+    @property
+    def next_look(self) -> "Optional[float]":
+        """When to call `look` again; None if there is nothing to look for."""
+        return min(reaping.look_at for reaping in self.reapings) if self.reapings else None
+
+    def look_now(self) -> None:
+        """Somebody has died: look at once."""
+        for reaping in self.reapings:
+            reaping.look_at = 0.0
+
+    def hurry(self, now: float) -> None:
+        """SIGKILL at once, to all."""
+        for reaping in self.reapings:
+            reaping.look_at = reaping.leave_by = 0.0
+            reaping.kill_at = now
+
+    def look(self, now: float) -> "List[Reaping]":
+        """Take the next step; return those that are over: gone, or survivors of SIGKILL."""
+        due = [reaping for reaping in self.reapings if reaping.is_due(now)]
+        if not due:
+            return due
+        # Looked at before the worker is killed: its death would hide whose children its children are.
+        left = remnants(
+            {reaping.worker.pid: reaping.worker.claim for reaping in due},
+            {reaping.worker.pid: reaping.known for reaping in due},
+        )
+        over = []
+        for reaping in due:
+            reaping.known = left[reaping.worker.pid]
+            if reaping.step(now):
+                over.append(reaping)
+                self.reapings.remove(reaping)
+                _reap(reaping.worker.pid)
+        return over
 
 
 class Claim:
@@ -118,3 +219,47 @@ def kill_group(pid: int, number: int) -> None:
         os.killpg(pid, number)
     except OSError:
         pass  # nothing is left of it, or (macOS) only zombies
+
+
+def exit_status(pid: int) -> "Optional[int]":
+    """How a child ended, which stays to be reaped: its status, or 256 + a signal's number; None if it has not."""
+    try:
+        info = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except AttributeError:  # macOS before Python 3.13 has no waitid: reap it now
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if not reaped:
+            return None
+        return 256 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    except OSError:
+        return 0  # reaped already
+    if info is None or not info.si_pid:
+        return None
+    return info.si_status if info.si_code == os.CLD_EXITED else 256 + info.si_status
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a child was stopped by a signal, and not continued; False where that cannot be known."""
+    try:
+        info = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, OSError):
+        return False
+    return info is not None and bool(info.si_pid)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except OSError:
+        pass
+
+
+def reap_orphans(ours: "Set[int]") -> None:
+    """In a container without an init, what has lost its parent falls to us: reap it, but for *ours*."""
+    while True:
+        try:
+            info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except OSError:
+            return
+        if info is None or info.si_pid in ours:
+            return
+        _reap(info.si_pid)
