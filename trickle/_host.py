@@ -13,7 +13,7 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 import trio
 
@@ -24,10 +24,12 @@ from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResul
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._modules import ModulePolicy
+from trickle._reducing import Reducing, pack_reducers
 from trickle._remote_errors import rebuild_exception
 from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
+from trickle._turns import Turns
 from trickle._wire import frames
 from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
@@ -38,6 +40,7 @@ logger = logging.getLogger("trickle")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +81,9 @@ class HostCore:
         tunnel: Tunnel,
         settings: OpenSettings,
         nursery: trio.Nursery,
+        reducing: Reducing,
         start: StartTunnel = start_tunnel,
-        turns: trio.Semaphore | None = None,
+        turns: Turns | None = None,
     ) -> None:
         assert tunnel.name is not None
         self.tunnel = tunnel
@@ -90,6 +94,7 @@ class HostCore:
         self.users: int = 0  # who needs the link: calls, sessions, and who waits for an answer
         self.sessions: int = 0
         self.turns = turns
+        self.reducing = reducing
         self.slots: trio.Semaphore = trio.Semaphore(settings.max_open)
         self._token = trio.lowlevel.current_trio_token()
         self._nursery = nursery
@@ -192,12 +197,12 @@ class HostCore:
         link = record.link = session.link if session is not None else self.live_link(options.reconnect)
         self.users += 1
         try:
-            payload = await self._pack(link, fn, args, kwargs, options)
+            payload = await self._pack(link, fn, args, kwargs, options, record.packed)
             if session is not None:
                 session.check()
             elif link is not self.link or link.error is not None or self.closed:
                 link = record.link = self.live_link(options.reconnect)
-                payload = await self._pack(link, fn, args, kwargs, options)
+                payload = await self._pack(link, fn, args, kwargs, options, record.packed)
             call = record.call = link.start_call(
                 payload,
                 session=session.id if session is not None else 0,
@@ -209,6 +214,7 @@ class HostCore:
             try:
                 await self._wait(link, call)
             except BaseException as exc:
+                record.stopped = True
                 await self._stop(link, call, options, exc)
                 if session is not None and call.verdict != frames.NEVER_STARTED:
                     session.spoiled = True
@@ -236,6 +242,7 @@ class HostCore:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: CallOptions,
+        packed: Packed,
     ) -> bytes:
         """The call's payload; what it needs over there is on its way when this returns."""
         if needs_trio := is_async(fn):
@@ -244,14 +251,17 @@ class HostCore:
         while True:
             version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
             implementation = link.info.implementation if link.info is not None else None
-            try:
-                outgoing = _pickling.dumps_call(
-                    fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
-                )
-            except _pickling.NeedsVersion:
-                await self.wait_connected(link)
-                continue
-            payload = join_options(options.for_worker, outgoing.payload)
+            if (version, implementation) not in packed:
+                try:
+                    outgoing = _pickling.dumps_call(
+                        fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
+                    )
+                except _pickling.NeedsVersion:
+                    await self.wait_connected(link)
+                    continue
+                payload = join_options(options.for_worker, outgoing.payload)
+                packed[version, implementation] = payload, outgoing.modules
+            payload, modules = packed[version, implementation]
             if len(payload) > self.settings.max_payload:
                 raise Unsendable(
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
@@ -259,7 +269,7 @@ class HostCore:
                     host=self.name,
                     path="arguments",
                 )
-            await link.send_modules_for(outgoing.modules | ({"trio"} if needs_trio else set()))
+            await link.send_modules_for(modules | ({"trio"} if needs_trio else set()))
             return payload
 
     async def _wait(self, link: Link, call: RemoteCall) -> None:
@@ -296,7 +306,10 @@ class HostCore:
     async def _outcome(self, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None) -> Any:
         """What the call returned, or the error that says how it ended."""
         if call.verdict == frames.RETURNED:
-            return self._read_result(call, options)
+            if not options.reducers:
+                return self._read_result(call, options)
+            trusted = self._is_trusted(options)
+            return await self.reducing.reduce(bytes(call.payload), options, host=self.name, full_trust=trusted)
         if call.verdict == frames.RAISED:
             if len(call.payload) > MAX_ERROR:
                 raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
@@ -325,15 +338,19 @@ class HostCore:
         if len(payload) > options.max_result and not _is_one_string(payload):
             raise UnsafeResult(
                 f"{self.name}: a result of {len(payload)} bytes is more than max_result ({options.max_result}) allows,"
-                " since reading it would hold up every other task; raise options(max_result=), or return bytes",
+                " since reading it would hold up every other task; raise options(max_result=), return bytes, or reduce"
+                " it in a process of its own: see reducing()",
                 host=self.name,
             )
         return _unpickling.loads(
             payload,
             host=self.name,
             allowed=_unpickling.allowed_classes(options.allow),
-            full_trust=(options.trust or self.tunnel.trust) == "full",
+            full_trust=self._is_trusted(options),
         )
+
+    def _is_trusted(self, options: CallOptions) -> bool:
+        return (options.trust or self.tunnel.trust) == "full"
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""
@@ -356,12 +373,18 @@ class HostCore:
         )
 
 
+# A call's payload, and the modules that it imports, by the version and implementation of the far Python.
+Packed: TypeAlias = "dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]]"
+
+
 class CallRecord:
-    """Where a call has come to, for one who wants to tell of it after it has ended."""
+    """Where a call has come to, for one who wants to tell of it, also after it has ended."""
 
     def __init__(self) -> None:
         self.link: Link | None = None
         self.call: RemoteCall | None = None
+        self.stopped: bool = False  # its end was asked for
+        self.packed: Packed = {}  # shared by the calls of a group, which all have the same options
 
     @property
     def verdict(self) -> str:
@@ -376,6 +399,13 @@ class CallRecord:
         if self.call is None:
             return f"connecting: {self.link.stage}" if self.link.info is None else "packing its arguments"
         return "connecting: " + self.link.stage if self.link.info is None else self.link.stage_of(self.call)
+
+    @property
+    def state(self) -> Literal["connecting", "sending code", "running"]:
+        """The same in fewer words, while it lasts."""
+        if self.link is None or self.link.info is None:
+            return "connecting"
+        return "sending code" if self.call is None or self.link.is_sending(self.call) else "running"
 
 
 class SessionState:
@@ -502,6 +532,23 @@ class Host:
           output: where printed lines go, instead of to this program's stderr.
         """
         return Host(self._core, self._options.replace(**given(locals())))
+
+    def reducing(self, fn: Callable[[T], R]) -> Host:
+        """Another view of this host, whose calls return ``fn(result)``, computed in another process of this machine.
+
+        For results that are large, or take long to make something of: they are read there too, by the same rules,
+        ``max_result`` aside, and hold up no other task of this program.  Only what *fn* returns comes back.  *fn* goes
+        there as functions go to hosts, so a script needs no ``if __name__ == "__main__"`` for it.  A call that is
+        cancelled while *fn* runs has the process killed.
+
+        Calls raise what *fn* raises, and WorkerDied if its process ends by itself.
+
+        Raises:
+          Unsendable: *fn* can neither be imported nor had as source.
+        """
+        options = self._options.replace(reducers=(*self._options.reducers, fn))
+        pack_reducers(options, self.name)  # so that it fails here, and not after the work has been done
+        return Host(self._core, options)
 
     @contextlib.asynccontextmanager
     @trio.lowlevel.enable_ki_protection
@@ -636,12 +683,14 @@ async def open_core(
     raised: BaseException | None = None
     with one_interrupt():
         async with trio.open_nursery() as nursery:
-            core = HostCore(tunnel, settings, nursery, start)
+            reducing = Reducing()
+            core = HostCore(tunnel, settings, nursery, reducing, start)
             try:
                 yield core
             except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
                 raised = exc
             await core.aclose(GRACE_PERIOD)
+            await reducing.aclose()
     if raised is not None:
         raise raised
 
