@@ -97,23 +97,26 @@ class Attempt:
         return self._not_needed(None) if self._stopped is not None else self._timed_out()
 
     async def _try(self, verb: Verb[T], retries: int) -> Outcome[T]:
-        core, options = self.host._core, self.host._options
+        core, options, name = self.host._core, self.host._options, self.host.name
         for attempt in itertools.count():
             record = self.record = CallRecord()
             try:
                 link = record.link = core.live_link(options.reconnect)
-                self._board.set(self.host.name, "waiting")
+                self._board.set(name, "waiting")
                 await link.begun.wait()  # its time runs from then
                 if self._scope.deadline == math.inf:
                     self._scope.deadline = trio.current_time() + self._policy.timeout
-                with self._board.watch(self.host.name, link, record):
+                self._board.begin(name, link, record)
+                try:
                     return Success(await verb(self.host, record))
+                finally:
+                    self._board.leave(name, link, record)
             except Exception as exc:
                 lost = core.error is not None and not options.reconnect
                 if attempt >= retries or record.stopped or lost or not may_differ(exc):
                     raise
                 self._failed = exc
-            logger.info("%s: it failed, and is tried again (%s)", self.host.name, _first_line(self._failed))
+            logger.info("%s: it failed, and is tried again (%s)", name, _first_line(self._failed))
             await pause_after(attempt + 1)
             self._failed = None
         raise AssertionError("counted to the end")

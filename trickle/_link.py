@@ -136,7 +136,7 @@ class Link:
         self._threads = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
-        self.watchers: set[Callable[[], object]] = set()  # are told when it has answered, and when something was sent
+        self.watchers: dict[object, Callable[[], object]] = {}  # told when it has answered, and when something was sent
         self.heard_at: float = trio.current_time()
         self._connected_at = math.inf
         self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
@@ -442,7 +442,7 @@ class Link:
         await self._wake.wait()
 
     def _tell_watchers(self) -> None:
-        for watcher in list(self.watchers):
+        for watcher in list(self.watchers.values()):
             watcher()
 
     def _configuration(self) -> dict[str, object]:

@@ -5,11 +5,10 @@ How it is shown to people is live_view.py's job.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -78,27 +77,21 @@ class Board:
             except Exception:  # not to end calls that go well
                 logger.exception("%s: the progress callback failed", host)
 
-    @contextlib.contextmanager
-    def watch(self, host: str, link: Link, record: CallRecord) -> Iterator[None]:
-        """Follow a call for the time of the block."""
+    def begin(self, host: str, link: Link, record: CallRecord) -> None:
+        """Follow a call, until ``leave``."""
         self._under_way[host] = record, trio.current_time()
-        if self._tell is None:
-            try:
-                yield
-            finally:
-                del self._under_way[host]
-            return
+        if self._tell is not None:
 
-        def look() -> None:
-            self.set(host, record.state)
+            def look() -> None:
+                self.set(host, record.state)
 
-        look()
-        link.watchers.add(look)
-        try:
-            yield
-        finally:
-            link.watchers.discard(look)
-            del self._under_way[host]
+            look()
+            link.watchers[record] = look
+
+    def leave(self, host: str, link: Link, record: CallRecord) -> None:
+        """Do not follow it any more."""
+        link.watchers.pop(record, None)
+        del self._under_way[host]
 
     def ended(self, host: str, result: Success[object] | Failure) -> None:
         """Note how a host's part has ended."""
