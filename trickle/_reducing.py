@@ -6,9 +6,9 @@ Both sides of it: `Reducing` is this program's, `_reduce` is what such a process
 from __future__ import annotations
 
 import contextlib
-import logging
 import pickle
 import sys
+import traceback
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -17,10 +17,8 @@ import trio
 
 from trickle import _pickling, _unpickling
 from trickle._agent import functions
-from trickle._exceptions import WorkerDied
+from trickle._exceptions import UnsafeResult, WorkerDied
 from trickle._settings import CallOptions
-
-logger = logging.getLogger("trickle")
 
 GRACE_PERIOD = 5.0  # seconds that an idle process has to end in
 
@@ -29,6 +27,7 @@ class Reducing:
     """The processes of one block: started when first needed, as many as there are CPUs, and ended with the block."""
 
     def __init__(self) -> None:
+        self._closed = False
         self._context: Any = None
         self._stack = contextlib.AsyncExitStack()
         self._running: set[trio.CancelScope] = set()
@@ -44,6 +43,9 @@ class Reducing:
         """
         import trio_parallel  # it brings multiprocessing: not for programs that do without
 
+        closed = trio.ClosedResourceError(f"{host}: closed while its result was reduced")
+        if self._closed:
+            raise closed
         if self._context is None:
             _keep_main_out_of_ours()
             context = trio_parallel.open_worker_context(grace_period=GRACE_PERIOD)
@@ -52,35 +54,40 @@ class Reducing:
         scope = trio.CancelScope()
         self._running.add(scope)
         marked = _ours.set(True)
+        error: Exception = closed
         try:
             with scope:
-                return await self._context.run_sync(_reduce, packed, payload, host, full_trust, kill_on_cancel=True)
+                went_well, pickled = await self._context.run_sync(
+                    _reduce, packed, payload, host, full_trust, kill_on_cancel=True
+                )
+                value = pickle.loads(pickled)
+                if went_well:
+                    return value
+                error = value
         except trio_parallel.BrokenWorkerError as exc:
-            status = exc.args[-1].exitcode
-            how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
-            raise WorkerDied(
-                f"{host}: the process of this machine that reduced its result {how}",
-                host=host,
-                exit_status=status if status >= 0 else None,
-                signal=-status if status < 0 else None,
-            ) from None
-        except Exception as exc:
-            if not hasattr(exc, "host"):
-                exc.add_note(f"raised on this machine, when the result of {host} was reduced")
-            raise
+            error = _died(host, exc.args[-1].exitcode)
         finally:
             _ours.reset(marked)
             self._running.discard(scope)
-        raise trio.ClosedResourceError(f"{host}: closed while its result was reduced")
+        raise error
 
     async def aclose(self) -> None:
         """End all of them; what still runs is killed."""
+        self._closed = True
         for scope in self._running:
             scope.cancel()
-        try:
+        if self._context is not None:
+            self._context.statistics()  # forgets those that have died of their own
+            self._context = None  # the pipes are closed with the last reference
+        with contextlib.suppress(Exception):  # somebody has killed an idle one, which is nobody's concern
             await self._stack.aclose()
-        except Exception as exc:  # one of them was killed while it was idle, which is nobody's concern
-            logger.debug("the processes that reduced results: %s", exc)
+
+
+def _died(host: str, status: int) -> WorkerDied:
+    what = f"{host}: the process of this machine that reduced its result"
+    if status < 0:
+        return WorkerDied(f"{what} was killed by signal {-status}", host=host, signal=-status)
+    return WorkerDied(f"{what} exited with status {status}", host=host, exit_status=status)
 
 
 def pack_reducers(options: CallOptions, host: str) -> bytes:
@@ -104,7 +111,8 @@ def pack_reducers(options: CallOptions, host: str) -> bytes:
 # ---- in that process
 
 
-def _reduce(packed: bytes, payload: bytes, host: str, full_trust: bool) -> Any:
+def _reduce(packed: bytes, payload: bytes, host: str, full_trust: bool) -> tuple[bool, bytes]:
+    """Whether it went well, and the pickled value or exception."""
     try:
         reducers: tuple[Callable[[Any], Any], ...]
         _, (reducers, classes), _ = functions.loads_call(packed)
@@ -112,11 +120,15 @@ def _reduce(packed: bytes, payload: bytes, host: str, full_trust: bool) -> Any:
         value = _unpickling.loads(payload, host=host, allowed=allowed, full_trust=full_trust)
         for reducer in reducers:
             value = reducer(value)
-        return value
+        return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception as exc:
-        if _survives_pickling(exc):
-            raise
-        raise RuntimeError(f"{type(exc).__name__}: {exc}") from None
+        functions.show_sources()
+        text = traceback.format_exc()
+        if not _survives_pickling(exc):
+            exc = RuntimeError(f"{type(exc).__name__}: {exc}")
+        if not isinstance(exc, UnsafeResult):
+            exc.add_note(f"\nOn this machine, reducing the result of {host}:\n{text.rstrip()}")
+        return False, pickle.dumps(exc)
 
 
 def _survives_pickling(exc: Exception) -> bool:
