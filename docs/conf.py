@@ -21,4 +21,7 @@ intersphinx_mapping = {
     "trio": ("https://trio.readthedocs.io/en/stable", "inventories/trio.inv"),
 }
 
-nitpick_ignore_regex = [(r"py:.*", r"trickle\._\w+\.[A-Z](_co)?")]  # type variables have no page
+nitpick_ignore_regex = [
+    (r"py:.*", r"trickle\._\w+\.[A-Z](_co)?"),  # type variables have no page
+    (r"py:.*", r"rich\..*"),  # and rich's inventory is not kept here
+]
