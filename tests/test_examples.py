@@ -72,3 +72,16 @@ def test_own_tunnel_shows_itself_without_bubblewrap(tmp_path: Path) -> None:
     lines = run("own_tunnel.py", path=tmp_path).stdout.splitlines()
 
     assert lines == ["inside: written", "outside: written", "here: ['file'] ['file']"]
+
+
+def test_each_policy_has_an_example_that_shows_it() -> None:
+    assert run("quorum.py").stdout.splitlines() == ["42, say at least 3 of 5", "the slow one was stopped: True"]
+    assert run("all_or_nothing.py").stdout.startswith("<trickle.Results: 0 successful, 1 failed, 2 not needed>")
+    assert run("retry.py").stdout.splitlines() == [
+        "amber  ConnectionResetError: attempt 1",
+        "amber  'worked at attempt 3'",
+    ]
+    assert run("word_count.py").stdout == "[('to', 25), ('sleep', 10), ('be', 10)]\n"
+    rows = run("rolling_restart.py").stdout.splitlines()
+    assert rows[0] == "web1: restarted" or "web2: RuntimeError" in rows[0]
+    assert len(rows) == 6 and sum("does not come up" in row for row in rows) == 2

@@ -16,11 +16,14 @@ from trickle._exceptions import (
 from trickle._files import TransferResult
 from trickle._group import Group, open_group
 from trickle._host import Host, HostStatistics, Session, open_host
+from trickle._host_names import hosts
 from trickle._link import HostInfo
 from trickle._modules import ModulePolicy
 from trickle._processes import RemoteProcess
+from trickle._progress import HostProgress
 from trickle._results import Failure, Results, Success
 from trickle._settings import OutputLine, Sink
+from trickle._spread import MapResult
 from trickle._tunnels import SSH, Command, Docker, DockerExec, Local, Sudo
 from trickle._unpickling import allow
 
@@ -38,8 +41,10 @@ __all__ = [
     "Host",
     "HostInfo",
     "HostLost",
+    "HostProgress",
     "HostStatistics",
     "Local",
+    "MapResult",
     "ModulePolicy",
     "NotNeeded",
     "OutputLine",
@@ -58,6 +63,7 @@ __all__ = [
     "WorkerDied",
     "abc",
     "allow",
+    "hosts",
     "open_group",
     "open_host",
     "remote",

@@ -1,50 +1,73 @@
-"""A group of hosts: the same verbs as a host, for many at once.  One host's failure never costs another's result."""
+"""A group of hosts: the same verbs as a host, for many at once.  One host's failure never costs another's result.
+
+How a verb runs on many hosts is _fan_out.py's job, and how items are spread over them _spread.py's.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import trio
 
-from trickle._exceptions import CallTimeout, ConnectError, HostLost
-from trickle._host import CallRecord, Host, HostCore, HostStatistics
+from trickle._descriptors import make_room_for
+from trickle._exceptions import ConnectError, HostLost
+from trickle._fan_out import FanOut, Outcome, Verb, channel_of
+from trickle._host import CallRecord, Host, HostCore, HostStatistics, Packed
+from trickle._host_names import matching
 from trickle._interrupts import one_interrupt
 from trickle._modules import ModulePolicy
+from trickle._progress import HostProgress
+from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
-from trickle._settings import UNSET, CallOptions, OpenSettings, Sink, given, is_number
+from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given, is_count
+from trickle._spread import MapResult, Spread
+from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
+from trickle._turns import Turns
 from trickle.abc import Tunnel
 
 P = ParamSpec("P")
+A = TypeVar("A")
 T = TypeVar("T")
+R = TypeVar("R")
 
+logger = logging.getLogger("trickle")
 
-@dataclasses.dataclass(frozen=True)
-class GroupOptions:
-    """How a group's verbs behave, beside what its hosts' options say: see Group.options."""
-
-    timeout: float = math.inf
-
-    def __post_init__(self) -> None:
-        if not is_number(self.timeout) or not self.timeout > 0:
-            raise ValueError(f"timeout={self.timeout!r}: it is a number of seconds above 0")
+GROUP_OPTIONS = frozenset(field.name for field in dataclasses.fields(GroupOptions))
 
 
 class Group(Mapping[str, Host]):
-    """Many live hosts, from ``async with open_group(...)``: a mapping from name to host, reachable or not."""
+    """Many live hosts, from ``async with open_group(...)``: a mapping from name to host, reachable or not.
+
+    Slices (``group[:10]``), ``select("web*")``, ``filter`` and the set operations ``|``, ``&``, ``-`` and ``^`` give
+    groups of some of the hosts.  These share the live hosts, in the left operand's order and with its options, and own
+    nothing.
+    """
 
     def __init__(self, hosts: Mapping[str, Host], options: CallOptions, group_options: GroupOptions) -> None:
         self._hosts = dict(hosts)
         self._options = options
         self._group_options = group_options
 
-    def __getitem__(self, name: str) -> Host:
-        return self._hosts[name]
+    # ---- the mapping, and parts of it
+
+    @overload
+    def __getitem__(self, name: str, /) -> Host: ...
+
+    @overload
+    def __getitem__(self, part: slice, /) -> Group: ...
+
+    def __getitem__(self, key: str | slice, /) -> Host | Group:
+        if isinstance(key, slice):
+            return self._of({name: self._hosts[name] for name in list(self._hosts)[key]})
+        return self._hosts[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._hosts)
@@ -54,6 +77,45 @@ class Group(Mapping[str, Host]):
 
     def __repr__(self) -> str:
         return f"<trickle.Group of {len(self)} hosts, {len(self.unreachable)} of them unreachable>"
+
+    def __or__(self, other: Group) -> Group:
+        return self._combined(other, lambda here, there: True)
+
+    def __and__(self, other: Group) -> Group:
+        return self._combined(other, lambda here, there: here and there)
+
+    def __sub__(self, other: Group) -> Group:
+        return self._combined(other, lambda here, there: not there)
+
+    def __xor__(self, other: Group) -> Group:
+        return self._combined(other, lambda here, there: here is not there)
+
+    def _combined(self, other: Group, is_in: Callable[[bool, bool], bool]) -> Group:
+        if not isinstance(other, Group):
+            return NotImplemented
+        for name in self._hosts.keys() & other._hosts.keys():
+            if self._hosts[name]._core is not other._hosts[name]._core:
+                raise ValueError(f"{name!r} is one host in one of these groups, and another in the other")
+        hosts = dict(self._hosts)
+        for name, host in other._hosts.items():
+            hosts.setdefault(name, Host(host._core, self._options))
+        return self._of({name: host for name, host in hosts.items() if is_in(name in self, name in other)})
+
+    def _of(self, hosts: Mapping[str, Host]) -> Group:
+        return Group(hosts, self._options, self._group_options)
+
+    def select(self, *patterns: str) -> Group:
+        """The hosts whose names match one of these patterns, in this group's order.
+
+        A pattern is a name, or stands for many as in ``trickle.hosts``, and may have ``*`` and ``?`` besides.
+
+        Raises:
+          KeyError: no host has a name that was given without ``*`` and ``?``.
+        """
+        found = matching(self._hosts, patterns)
+        return self._of({name: host for name, host in self._hosts.items() if name in found})
+
+    # ---- how the hosts do
 
     @property
     def unreachable(self) -> Mapping[str, ConnectError | HostLost]:
@@ -67,6 +129,12 @@ class Group(Mapping[str, Host]):
             await host._core.link.answered.wait()
         await trio.lowlevel.checkpoint()
 
+    def statistics(self) -> Mapping[str, HostStatistics]:
+        """How each host does now: a verb waits for those that have calls running or waiting."""
+        return {name: host.statistics() for name, host in self._hosts.items()}
+
+    # ---- verbs.  Each says what it does on one host; _on_each and _as_completed do that on all, by the options.
+
     @overload
     async def call(self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> Results[T]: ...
 
@@ -75,44 +143,116 @@ class Group(Mapping[str, Host]):
 
     @trio.lowlevel.enable_ki_protection
     async def call(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Results[Any]:
-        """Run ``fn(*args, **kwargs)`` on every host at once, and return a result or an error for each.
+        """Run ``fn(*args, **kwargs)`` on every host, and return a result or an error for each.
 
         What a call on one host would raise is that host's Failure.  Only cancellation leaves this without results;
         ``options(timeout=)`` keeps those that came.
-        """
-        results: dict[str, Success[Any] | Failure] = dict.fromkeys(self._hosts, Failure(RuntimeError("not begun")))
 
-        @trio.lowlevel.enable_ki_protection
-        async def call_one(name: str, host: Host) -> None:
-            results[name] = await self._outcome(host, fn, args, kwargs)
+        Raises:
+          ValueError: ``options(need=)`` asks for more hosts than there are.
+        """
+        return await self._on_each(_calling(fn, args, kwargs))
+
+    @overload
+    def as_completed(
+        self, fn: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[tuple[str, Success[T] | Failure]]]: ...
+
+    @overload
+    def as_completed(
+        self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[tuple[str, Success[T] | Failure]]]: ...
+
+    def as_completed(
+        self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[tuple[str, Success[Any] | Failure]]]:
+        """The same, with each host's name and outcome as it comes: ``async with`` gives a channel of them.
+
+        Every host comes once, unreachable ones too.  Leaving the block cancels the calls that still run, and waits for
+        their verdicts.  A host keeps its turn (``options(limit=)``) until its outcome was received.
+
+        Raises:
+          ValueError: on entering, as ``call``.
+        """
+        return self._as_completed(_calling(fn, args, kwargs))
+
+    @overload
+    def map(
+        self, fn: Callable[[A], Awaitable[T]], items: Iterable[A] | AsyncIterable[A]
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[MapResult[A, T]]]: ...
+
+    @overload
+    def map(
+        self, fn: Callable[[A], T], items: Iterable[A] | AsyncIterable[A]
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[MapResult[A, T]]]: ...
+
+    def map(
+        self, fn: Callable[[Any], Any], items: Iterable[Any] | AsyncIterable[Any]
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[MapResult[Any, Any]]]:
+        """Run ``fn(item)`` once for each item, on whatever host is free: ``async with`` gives a channel of MapResults.
+
+        A host takes its next item when the outcome of the one before was received.  Items are taken from *items*, which
+        may be endless or asynchronous, at most one ahead of that.  Outcomes come in the order in which they are found.
+        Leaving the block cancels the calls that still run, and waits for their verdicts.
+
+        A host that cannot be reached takes no items.  If a host is lost, an item that had not been sent there goes to
+        another; one that may have run is a ``Failure(HostLost)``, unless the calls are ``repeatable``.  When no host is
+        left, the items that are fail with the last one's error.
+
+        The options count items here: ``need``, ``max_failures`` and ``on_failure`` those that succeed or fail, after
+        which the ones that run are ``Failure(NotNeeded)``, and no more are taken; ``retries`` and ``timeout`` are for
+        each item, and ``limit`` is how many run at once.
+
+        Raises:
+          ValueError: on entering: there are no hosts; ``options(need=)`` asks for more items than there are, or for a
+            share of items without a ``len()``.
+          Exception: on leaving: what iterating over *items* raised.
+        """
+
+        def verb(item: Any) -> Verb[Any]:
+            return _calling(fn, (item,), {})
+
+        return channel_of(lambda give: Spread(self._hosts, verb, items, self._group_options, give).run)
+
+    async def filter(self, predicate: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Group:
+        """The hosts on which ``predicate(*args, **kwargs)`` is true.
+
+        Hosts that fail to say are left out, with a warning in the log.
+        """
+        results: Results[object] = await self.call(predicate, *args, **kwargs)
+        for error in results.failures().values():
+            logger.warning("left out of a group: %s", next(iter(str(error).splitlines()), repr(error)))
+        true = {name for name, answer in results.successful().items() if answer}
+        return self._of({name: host for name, host in self._hosts.items() if name in true})
+
+    async def _on_each(self, verb: Verb[T]) -> Results[T]:
+        results: dict[str, Outcome[T]] = dict.fromkeys(self._hosts, Failure(RuntimeError("not begun")))
+
+        async def keep(outcome: tuple[str, Outcome[T]]) -> None:
+            name, results[name] = outcome
 
         with one_interrupt():
-            async with trio.open_nursery() as nursery:
-                for name, host in self._hosts.items():
-                    nursery.start_soon(call_one, name, host)
+            await FanOut(self._hosts, verb, self._group_options, keep).run()
         return Results(results)
 
-    async def _outcome(
-        self, host: Host, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Success[Any] | Failure:
-        """One host's result; its own timeout is a Failure, a cancel from outside is not."""
-        record = CallRecord()
-        timeout = self._group_options.timeout
-        try:
-            with trio.move_on_after(timeout) as scope:
-                return Success(await host._core.call(fn, args, kwargs, host._options, record))
-        except Exception as exc:
-            return Failure(exc)
-        assert scope.cancelled_caught
-        return Failure(
-            CallTimeout(
-                f"{host.name}: no result within {timeout:g} s ({record.stage}; verdict: {record.verdict})",
-                host=host.name,
-                verdict=record.verdict,
-                stage=record.stage,
-                remote_stack=record.call.remote_stack if record.call is not None else None,
-            )
-        )
+    def _as_completed(
+        self, verb: Verb[T]
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[tuple[str, Success[T] | Failure]]]:
+        return channel_of(lambda give: FanOut(self._hosts, verb, self._group_options, give).run)
+
+    # ---- other views
+
+    def reducing(self, fn: Callable[[T], R]) -> Group:
+        """Another view of this group, whose calls return, for each host, ``fn(result)``, computed in another process.
+
+        As ``Host.reducing``: there are as many of these processes as this machine has CPUs.
+
+        Raises:
+          Unsendable: *fn* can neither be imported nor had as source.
+        """
+        options = self._options.replace(reducers=(*self._options.reducers, fn))
+        pack_reducers(options, "reducing")  # so that it fails here, and not after the work has been done
+        return self._with(options, self._group_options)
 
     def options(
         self,
@@ -126,23 +266,57 @@ class Group(Mapping[str, Host]):
         reconnect: bool = UNSET,
         output: Sink | None = UNSET,
         timeout: float = UNSET,
+        limit: int | None = UNSET,
+        need: int | float | None = UNSET,
+        on_failure: Literal["continue", "cancel"] = UNSET,
+        max_failures: int | None = UNSET,
+        repeatable: bool = UNSET,
+        retries: int = UNSET,
+        hedge: float | None = UNSET,
+        progress: Callable[[HostProgress], object] | None = UNSET,
     ) -> Group:
         """Another view of this group, whose verbs behave as given; what is not given stays as it is here.
 
+        Hosts that the group stops itself are ``Failure(NotNeeded)``, and have not failed.
+
         Args:
-          timeout: seconds for each host, connecting included.  A host that takes longer is a
-            ``Failure(CallTimeout)``, and what it was doing has been stopped.
+          timeout: seconds for each host, from its turn on, with connecting and all attempts.  A host that takes longer
+            is a ``Failure(CallTimeout)``, and what it was doing has been stopped.
+          limit: how many hosts at once; the next begins when one has ended.  All at once by default.
+          need: how many successes are enough: a whole number, or a share in a float up to 1.0.  The other hosts are
+            stopped then.  When so many cannot come any more, the rest goes on.
+          on_failure: ``"cancel"`` stops the other hosts at the first failure, ``"continue"`` does not.
+          max_failures: the other hosts are stopped when more than this many have failed, whatever *on_failure* says.
+          repeatable: these calls are safe to run more than once, which *retries* and *hedge* need; and an item of
+            ``map`` whose host was lost goes to another.
+          retries: how often a call that failed is tried again: where the function raised, its process died, or the
+            connection was lost and ``reconnect=True`` brings it back.  Pauses of 0.1 to 5 s lie between.
+          hedge: seconds after which ``map`` gives an item to another free host as well.  The first answer counts, and
+            the other call is stopped: it is over by the end of the block, and mostly when the answer comes, which waits
+            for that up to the same number of seconds again.
+          progress: is called with a HostProgress when a host comes to another state; see also ``trickle.live_view``.
           grace_period, trust, allow, max_result, env, cwd, reconnect, output: as in ``Host.options``.
         """
         changes = given(locals())
-        for_group = {"timeout": changes.pop("timeout")} if "timeout" in changes else {}
-        options = self._options.replace(**changes)
-        hosts = {name: Host(host._core, options) for name, host in self._hosts.items()}
-        return Group(hosts, options, dataclasses.replace(self._group_options, **for_group))
+        for_group = {name: changes.pop(name) for name in GROUP_OPTIONS & changes.keys()}
+        options = self._options.replace(**changes) if changes else self._options
+        return self._with(options, dataclasses.replace(self._group_options, **for_group))
 
-    def statistics(self) -> Mapping[str, HostStatistics]:
-        """How each host does now."""
-        return {name: host.statistics() for name, host in self._hosts.items()}
+    def _with(self, options: CallOptions, group_options: GroupOptions) -> Group:
+        hosts = self._hosts
+        if options is not self._options:
+            hosts = {name: Host(host._core, options) for name, host in self._hosts.items()}
+        return Group(hosts, options, group_options)
+
+
+def _calling(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Verb[Any]:
+    packed: Packed = {}
+
+    async def call(host: Host, record: CallRecord) -> Any:
+        record.packed = packed
+        return await host._core.call(fn, args, kwargs, host._options, record)
+
+    return call
 
 
 @contextlib.asynccontextmanager
@@ -163,9 +337,12 @@ async def open_group(
 ) -> AsyncIterator[Group]:
     """Start an agent on each of many hosts, for the time of the block.  Entering does not wait for any of them.
 
+    Four descriptors are needed for each host.  If that is more than this process may have open, its limit is raised,
+    and stays so.
+
     Args:
-      tunnels: how to reach each; a plain string is the name of an ssh host.
-      connect_limit: how many hosts connect at once.
+      tunnels: how to reach each; a plain string is the name of an ssh host, and ``trickle.hosts`` gives many of them.
+      connect_limit: how many hosts connect at once; one that has not answered within 5 s lets another begin.
       connect_retries: how often connecting to a host is tried again, after a delay that grows and is partly random,
         when the cause may go away by itself: refused, timed out, unreachable, too many sessions at once.  With
         retries, calls leave when the agent has answered: a round trip later.
@@ -173,6 +350,7 @@ async def open_group(
 
     Raises:
       ValueError: two tunnels have the same name.
+      OSError: not even the hard limit on open descriptors is enough for so many hosts.
     """
     settings = OpenSettings(
         wait=False,
@@ -186,26 +364,51 @@ async def open_group(
         output=output,
         connect_retries=connect_retries,
     )
-    named = _by_name(tunnels)
-    if connect_limit < 1:
+    named = by_name(tunnels)
+    if not is_count(connect_limit, 1):
         raise ValueError(f"connect_limit={connect_limit!r}: it is a whole number above 0")
+    make_room_for(len(named))
+    async with group_of(named, settings, lambda name: start_tunnel, Turns(connect_limit, len(named))) as group:
+        yield group
+
+
+@contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def group_of(
+    tunnels: Mapping[str, Tunnel], settings: OpenSettings, start: Callable[[str], StartTunnel], turns: Turns | None
+) -> AsyncIterator[Group]:
+    """The group of these hosts for the time of the block, at the end of which all their calls have their verdicts.
+
+    Args:
+      start: gives, for a host's name, what starts its tunnel.
+      turns: who connects when; None if all may at once.
+    """
     raised: BaseException | None = None
     with one_interrupt():
         async with trio.open_nursery() as nursery:
             options = CallOptions()
-            turns = trio.Semaphore(connect_limit)
-            cores = {name: HostCore(tunnel, settings, nursery, turns=turns) for name, tunnel in named.items()}
+            reducing = Reducing()
+            cores = {
+                name: HostCore(tunnel, settings, nursery, reducing, start(name), turns)
+                for name, tunnel in tunnels.items()
+            }
             group = Group({name: Host(core, options) for name, core in cores.items()}, options, GroupOptions())
             try:
                 yield group
             except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
                 raised = exc
             await _close_all(cores.values(), options.grace_period)
+            await reducing.aclose()
     if raised is not None:
         raise raised
 
 
-def _by_name(tunnels: Iterable[Tunnel | str]) -> dict[str, Tunnel]:
+def by_name(tunnels: Iterable[Tunnel | str]) -> dict[str, Tunnel]:
+    """The tunnels by name.
+
+    Raises:
+      ValueError: two have the same.
+    """
     named: dict[str, Tunnel] = {}
     for item in [tunnels] if isinstance(tunnels, str) else tunnels:
         tunnel = as_tunnel(item)

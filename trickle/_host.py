@@ -14,7 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
 
 import trio
 
@@ -28,11 +28,13 @@ from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._modules import ModulePolicy
 from trickle._processes import Command, RemoteProcess, StrOrBytesPath, open_process, run_process
+from trickle._reducing import Reducing, pack_reducers
 from trickle._relays import relay_through
 from trickle._remote_errors import rebuild_exception
 from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
+from trickle._turns import Turns
 from trickle._wire import frames
 from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
@@ -50,6 +52,7 @@ logger = logging.getLogger("trickle")
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +93,9 @@ class HostCore:
         tunnel: Tunnel,
         settings: OpenSettings,
         nursery: trio.Nursery,
+        reducing: Reducing,
         start: StartTunnel = start_tunnel,
-        turns: trio.Semaphore | None = None,
+        turns: Turns | None = None,
     ) -> None:
         assert tunnel.name is not None
         self.tunnel = tunnel
@@ -102,6 +106,7 @@ class HostCore:
         self.users: int = 0  # who needs the link: calls, sessions, and who waits for an answer
         self.sessions: int = 0
         self.turns = turns
+        self.reducing = reducing
         self.slots: trio.Semaphore = trio.Semaphore(settings.max_open)
         self._token = trio.lowlevel.current_trio_token()
         self._nursery = nursery
@@ -208,6 +213,7 @@ class HostCore:
             try:
                 await self.wait(link, call)
             except BaseException as exc:
+                record.stopped = True
                 await self.stop(link, call, options, exc, session)
                 if isinstance(exc, KeyboardInterrupt) or call.verdict not in (frames.RETURNED, frames.RAISED):
                     raise
@@ -242,12 +248,12 @@ class HostCore:
     ) -> tuple[Link, RemoteCall]:
         """Send a call, or with *mode* one in which things flow, which has a worker of its own."""
         link = record.link = session.link if session is not None else self.live_link(options.reconnect)
-        payload = await self._pack(link, fn, args, kwargs, options, mode)
+        payload = await self._pack(link, fn, args, kwargs, options, record.packed, mode)
         if session is not None:
             session.check()
         elif link is not self.link or link.error is not None or self.closed:
             link = record.link = self.live_link(options.reconnect)
-            payload = await self._pack(link, fn, args, kwargs, options, mode)
+            payload = await self._pack(link, fn, args, kwargs, options, record.packed, mode)
         call = record.call = link.start_call(
             payload,
             session=session.id if session is not None else 0 if mode is None else None,
@@ -264,6 +270,7 @@ class HostCore:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: CallOptions,
+        packed: Packed,
         mode: str | None,
     ) -> bytes:
         """The call's payload; what it needs over there is on its way when this returns."""
@@ -273,15 +280,18 @@ class HostCore:
         while True:
             version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
             implementation = link.info.implementation if link.info is not None else None
-            try:
-                outgoing = _pickling.dumps_call(
-                    fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
-                )
-            except _pickling.NeedsVersion:
-                await self.wait_connected(link)
-                continue
-            extra = {} if mode is None else {"flow": mode}
-            payload = join_options({**options.for_worker, **extra}, outgoing.payload)
+            if (version, implementation) not in packed:
+                try:
+                    outgoing = _pickling.dumps_call(
+                        fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
+                    )
+                except _pickling.NeedsVersion:
+                    await self.wait_connected(link)
+                    continue
+                extra = {} if mode is None else {"flow": mode}
+                payload = join_options({**options.for_worker, **extra}, outgoing.payload)
+                packed[version, implementation] = payload, outgoing.modules
+            payload, modules = packed[version, implementation]
             if len(payload) > self.settings.max_payload:
                 raise Unsendable(
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
@@ -289,7 +299,7 @@ class HostCore:
                     host=self.name,
                     path="arguments",
                 )
-            await link.send_modules_for(outgoing.modules | ({"trio"} if needs_trio else set()))
+            await link.send_modules_for(modules | ({"trio"} if needs_trio else set()))
             return payload
 
     async def wait(self, link: Link, call: RemoteCall) -> None:
@@ -337,7 +347,10 @@ class HostCore:
     async def outcome(self, link: Link, call: RemoteCall, options: CallOptions, session: SessionState | None) -> Any:
         """What the call returned, or the error that says how it ended."""
         if call.verdict == frames.RETURNED:
-            return self.read_result(bytes(call.payload), options)
+            if not options.reducers:
+                return self.read_result(bytes(call.payload), options)
+            trusted = self._is_trusted(options)
+            return await self.reducing.reduce(bytes(call.payload), options, host=self.name, full_trust=trusted)
         if call.verdict == frames.RAISED:
             if len(call.payload) > MAX_ERROR:
                 raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
@@ -366,15 +379,19 @@ class HostCore:
         if len(payload) > options.max_result and not _is_one_string(payload):
             raise UnsafeResult(
                 f"{self.name}: a result of {len(payload)} bytes is more than max_result ({options.max_result}) allows,"
-                " since reading it would hold up every other task; raise options(max_result=), or return bytes",
+                " since reading it would hold up every other task; raise options(max_result=), return bytes, or reduce"
+                " it in a process of its own: see reducing()",
                 host=self.name,
             )
         return _unpickling.loads(
             payload,
             host=self.name,
             allowed=_unpickling.allowed_classes(options.allow),
-            full_trust=(options.trust or self.tunnel.trust) == "full",
+            full_trust=self._is_trusted(options),
         )
+
+    def _is_trusted(self, options: CallOptions) -> bool:
+        return (options.trust or self.tunnel.trust) == "full"
 
     # ---- a call in which things flow
 
@@ -438,12 +455,18 @@ class HostCore:
         )
 
 
+# A call's payload, and the modules that it imports, by the version and implementation of the far Python.
+Packed: TypeAlias = "dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]]"
+
+
 class CallRecord:
-    """Where a call has come to, for one who wants to tell of it after it has ended."""
+    """Where a call has come to, for one who wants to tell of it, also after it has ended."""
 
     def __init__(self) -> None:
         self.link: Link | None = None
         self.call: RemoteCall | None = None
+        self.stopped: bool = False  # its end was asked for
+        self.packed: Packed = {}  # shared by the calls of a group, which all have the same options
 
     @property
     def verdict(self) -> str:
@@ -458,6 +481,13 @@ class CallRecord:
         if self.call is None:
             return f"connecting: {self.link.stage}" if self.link.info is None else "packing its arguments"
         return "connecting: " + self.link.stage if self.link.info is None else self.link.stage_of(self.call)
+
+    @property
+    def state(self) -> Literal["connecting", "sending code", "running"]:
+        """The same in fewer words, while it lasts."""
+        if self.link is None or self.link.info is None:
+            return "connecting"
+        return "sending code" if self.call is None or self.link.is_sending(self.call) else "running"
 
 
 class SessionState:
@@ -584,6 +614,23 @@ class Host:
           output: where printed lines go, instead of to this program's stderr.
         """
         return Host(self._core, self._options.replace(**given(locals())))
+
+    def reducing(self, fn: Callable[[T], R]) -> Host:
+        """Another view of this host, whose calls return ``fn(result)``, computed in another process of this machine.
+
+        For results that are large, or take long to make something of: they are read there too, by the same rules,
+        ``max_result`` aside, and hold up no other task of this program.  Only what *fn* returns comes back.  *fn* goes
+        there as functions go to hosts, so a script needs no ``if __name__ == "__main__"`` for it.  A call that is
+        cancelled while *fn* runs has the process killed.
+
+        Calls raise what *fn* raises, and WorkerDied if its process ends by itself.
+
+        Raises:
+          Unsendable: *fn* can neither be imported nor had as source.
+        """
+        options = self._options.replace(reducers=(*self._options.reducers, fn))
+        pack_reducers(options, self.name)  # so that it fails here, and not after the work has been done
+        return Host(self._core, options)
 
     @contextlib.asynccontextmanager
     @trio.lowlevel.enable_ki_protection
@@ -942,12 +989,14 @@ async def open_core(
     raised: BaseException | None = None
     with one_interrupt():
         async with trio.open_nursery() as nursery:
-            core = HostCore(tunnel, settings, nursery, start)
+            reducing = Reducing()
+            core = HostCore(tunnel, settings, nursery, reducing, start)
             try:
                 yield core
             except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
                 raised = exc
             await core.aclose(GRACE_PERIOD)
+            await reducing.aclose()
     if raised is not None:
         raise raised
 

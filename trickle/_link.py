@@ -12,6 +12,7 @@ import math
 import secrets
 import sys
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Literal
 
 import trio
@@ -27,6 +28,7 @@ from trickle._handshake import Handshake, starts_new_session
 from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
+from trickle._turns import TURN_HELD, Turns
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, CREDIT, Connection
 from trickle._wire.frames import (
@@ -132,7 +134,7 @@ class Link:
         settings: OpenSettings,
         verdicts: Counter[str],
         start: StartTunnel = start_tunnel,
-        turns: trio.Semaphore | None = None,
+        turns: Turns | None = None,
         delay: float = 0,
     ) -> None:
         assert tunnel.name is not None
@@ -145,6 +147,7 @@ class Link:
         self.info: HostInfo | None = None
         self.lacks: frozenset[str] = frozenset()  # what its Python has not, of what the agent looked for
         self.error: ConnectError | HostLost | None = None
+        self.begun: trio.Event = trio.Event()  # to connect: it has its turn; or was given up before that
         self.answered: trio.Event = trio.Event()  # or failed to
         self.gone: trio.Event = trio.Event()
         self.modules: ModuleServer = ModuleServer(settings.modules)
@@ -153,6 +156,7 @@ class Link:
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
         self._flowing: set[RemoteCall] = set()
+        self.watchers: dict[object, Callable[[], object]] = {}  # told when it has answered, and when something was sent
         self.heard_at: float = trio.current_time()
         self._connected_at = math.inf
         self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
@@ -288,6 +292,7 @@ class Link:
             return
         self.error = error
         self.state = "lost"
+        self.begun.set()
         self.answered.set()
         for call in list(self.calls.values()):
             call.error = error
@@ -336,6 +341,10 @@ class Link:
     def bytes_received(self) -> int:
         return self._connection.bytes_received
 
+    def is_sending(self, call: RemoteCall) -> bool:
+        """Whether something that a call needs has not left yet: modules, or its arguments."""
+        return bool(self._connection.pending(0) or self._connection.pending(call.id))
+
     def stage_of(self, call: RemoteCall) -> str:
         """How far a call has come, in words."""
         if self.state == "connecting":
@@ -363,6 +372,7 @@ class Link:
     async def _live(self) -> None:
         with self._scope:
             if self._delay:
+                self.begun.set()  # its own failures cost it its own time
                 self._waits_for = "waiting to connect again"
                 await trio.sleep(self._delay)
             await self._attempt_to_connect()
@@ -436,13 +446,14 @@ class Link:
         """Only so many hosts of a group connect at once."""
         if self._turns is not None:
             self._waits_for = "waiting for its turn"
-            await self._turns.acquire()
+            await self._turns.take()
             self._has_turn = True
+        self.begun.set()
 
     def _give_turn_back(self) -> None:
         if self._turns is not None and self._has_turn:
             self._has_turn = False
-            self._turns.release()
+            self._turns.give_back()
 
     async def _start_tunnel(self) -> TunnelProcess | None:
         argv = self._attempt.command(self._argv)
@@ -483,6 +494,7 @@ class Link:
                     for call in self._flowing:
                         if call.room and self._connection.pending(call.id) <= CREDIT:
                             call.room.unpark_all()
+                    self._tell_watchers()
                 else:
                     await self._woken()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -491,6 +503,10 @@ class Link:
     async def _woken(self) -> None:
         self._wake = trio.Event()
         await self._wake.wait()
+
+    def _tell_watchers(self) -> None:
+        for watcher in list(self.watchers.values()):
+            watcher()
 
     def _configuration(self) -> dict[str, object]:
         return {
@@ -605,6 +621,7 @@ class Link:
         self._connected_at = trio.current_time()
         self._give_turn_back()
         self.answered.set()
+        self._tell_watchers()
         logger.debug("%s: connected to %s, Python %s", self.name, self.info.hostname, self.info.python_version)
 
     @trio.lowlevel.enable_ki_protection
@@ -635,6 +652,9 @@ class Link:
         """Beat, and give the agent up when it has been silent for too long."""
         with trio.CancelScope() as self._connect_scope:
             self._set_connect_deadline()
+            with trio.move_on_after(TURN_HELD):
+                await self.answered.wait()
+            self._give_turn_back()  # to others, who are not to wait for one that perhaps never answers
             await self.answered.wait()
         if not self.answered.is_set():
             await self._ask_for_last_words(process)

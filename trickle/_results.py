@@ -6,7 +6,9 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
-from trickle._exceptions import NotNeeded
+from trickle._exceptions import NotNeeded, RemoteError
+
+WIDEST = 200  # characters of a value in a table
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -55,12 +57,15 @@ class Results(Mapping[str, "Success[T] | Failure"], Generic[T]):
         return len(self._by_name)
 
     def __repr__(self) -> str:
-        return f"<trickle.Results: {len(self.successful())} successful, {len(self.failures())} failed>"
+        failures = self.failures().values()
+        stopped = sum(isinstance(error, NotNeeded) for error in failures)
+        rest = f", {stopped} not needed" if stopped else ""
+        return f"<trickle.Results: {len(self.successful())} successful, {len(failures) - stopped} failed{rest}>"
 
     def __str__(self) -> str:
-        """A line for each host."""
+        """A table: a line for each host."""
         width = max(map(len, self._by_name), default=0)
-        return "\n".join(f"{name:<{width}}  {_in_words(result)}" for name, result in self._by_name.items())
+        return "\n".join(f"{name:<{width}}  {_in_words(name, result)}" for name, result in self._by_name.items())
 
     def successful(self) -> dict[str, T]:
         """The values of the hosts that returned one."""
@@ -82,7 +87,15 @@ class Results(Mapping[str, "Success[T] | Failure"], Generic[T]):
         return self.successful()
 
 
-def _in_words(result: Success[T] | Failure) -> str:
+def _in_words(name: str, result: Success[T] | Failure) -> str:
     if isinstance(result, Success):
-        return repr(result.value)
-    return f"{type(result.error).__name__}: {str(result.error).splitlines()[0] if str(result.error) else ''}"
+        return _shortened(repr(result.value))
+    error = result.error
+    text = next(iter(str(error).splitlines()), "").removeprefix(f"{name}: ")
+    if isinstance(error, RemoteError):  # whose text begins with the class that was raised
+        return _shortened(text)
+    return _shortened(f"{type(error).__name__}: {text}" if text else type(error).__name__)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."

@@ -6,11 +6,14 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
 
 from trickle._modules import ModulePolicy
+
+if TYPE_CHECKING:
+    from trickle._progress import HostProgress
 
 GRACE_PERIOD = 5.0  # seconds: longer than a pause for garbage collection, shorter than a person's patience
 VERDICT_SLACK = 5.0  # seconds past the grace period in which an agent that lives has answered
@@ -49,6 +52,11 @@ Sink: TypeAlias = "Callable[[OutputLine], object] | trio.MemorySendChannel[Outpu
 def is_number(value: object) -> bool:
     """Whether it can be a number of seconds."""
     return isinstance(value, int | float)
+
+
+def is_count(value: object, least: int) -> bool:
+    """Whether it is a whole number, of at least this."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def check_sink(sink: object) -> None:
@@ -112,6 +120,7 @@ class CallOptions:
     cwd: str | os.PathLike[str] | None = None
     reconnect: bool = False
     output: Sink | None = None
+    reducers: tuple[Callable[[Any], Any], ...] = ()  # see Host.reducing
 
     def __post_init__(self) -> None:
         check_sink(self.output)
@@ -146,3 +155,66 @@ class CallOptions:
         if self.cwd is not None:
             travelling["cwd"] = os.fspath(self.cwd)
         return travelling
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupOptions:
+    """How a group's verbs behave, beside what its hosts' options say: see Group.options."""
+
+    timeout: float = math.inf
+    limit: int | None = None
+    need: int | float | None = None
+    on_failure: Literal["continue", "cancel"] = "continue"
+    max_failures: int | None = None
+    repeatable: bool = False
+    retries: int = 0
+    hedge: float | None = None
+    progress: Callable[[HostProgress], object] | None = None
+
+    def __post_init__(self) -> None:
+        if not is_number(self.timeout) or not self.timeout > 0:
+            raise ValueError(f"timeout={self.timeout!r}: it is a number of seconds above 0")
+        if self.limit is not None and not is_count(self.limit, 1):
+            raise ValueError(f"limit={self.limit!r}: it is a whole number of hosts above 0, or None")
+        is_share = isinstance(self.need, float) and 0 < self.need <= 1
+        if self.need is not None and not is_share and not is_count(self.need, 1):
+            raise ValueError(f"need={self.need!r}: it is a whole number above 0, a share above 0.0 up to 1.0, or None")
+        if self.on_failure not in ("continue", "cancel"):
+            raise ValueError(f'on_failure={self.on_failure!r}: it is "continue" or "cancel"')
+        if self.max_failures is not None and not is_count(self.max_failures, 0):
+            raise ValueError(f"max_failures={self.max_failures!r}: it is a whole number, 0 or more, or None")
+        if not is_count(self.retries, 0):
+            raise ValueError(f"retries={self.retries!r}: it is a whole number, 0 or more")
+        if self.hedge is not None and (not is_number(self.hedge) or not self.hedge > 0):
+            raise ValueError(f"hedge={self.hedge!r}: it is a number of seconds above 0, or None")
+        if self.progress is not None and not callable(self.progress):
+            raise TypeError(f"progress={self.progress!r}: it is a callable that takes a HostProgress")
+        for name in ("retries", "hedge"):
+            if getattr(self, name) and not self.repeatable:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: only calls that are safe to repeat may run twice;"
+                    " if these are, say repeatable=True"
+                )
+
+    @property
+    def tolerated(self) -> float:
+        """How many failures do not stop the others."""
+        if self.max_failures is not None:
+            return self.max_failures
+        return 0 if self.on_failure == "cancel" else math.inf
+
+    def needed_of(self, total: int | None) -> float:
+        """How many successes are enough, of so many; ``math.inf`` if none are.
+
+        Raises:
+          ValueError: that many can never come; or it is a share, of nobody knows how many (None).
+        """
+        if self.need is None:
+            return math.inf
+        if isinstance(self.need, int):
+            if total is not None and self.need > total:
+                raise ValueError(f"need={self.need!r}: there are only {total} that can succeed")
+            return self.need
+        if total is None:
+            raise ValueError(f"need={self.need!r}: a share of what has no len(); give a whole number")
+        return max(1, math.ceil(self.need * total - 1e-9))  # 0.07 * 100 is a little above 7

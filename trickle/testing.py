@@ -6,11 +6,12 @@ Not imported by ``import trickle``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
 import trio
 
 from trickle._check_tunnel import check_tunnel
+from trickle._group import Group, by_name, group_of
 from trickle._host import Host, open_core
 from trickle._memory_agent import prepare_remote
 from trickle._memory_tunnel import (
@@ -35,6 +36,7 @@ __all__ = [
     "Unreachable",
     "WorkerKilled",
     "check_tunnel",
+    "open_memory_group",
     "open_memory_host",
 ]
 
@@ -81,7 +83,6 @@ async def open_memory_host(
     Raises:
       ConnectError: the host is Unreachable.
     """
-    prepare_remote()
     settings = OpenSettings(
         wait=wait,
         connect_timeout=connect_timeout,
@@ -93,18 +94,77 @@ async def open_memory_host(
         output=output,
         sends_modules=False,  # they are here, and packing them takes a thread, for which no mock clock waits
     )
+    async with (
+        _memories({name: faults}) as memories,
+        open_core(MemoryTunnel(name=name), settings, memories[name].start) as core,
+    ):
+        host = Host(core, CallOptions())
+        if wait:
+            await host.wait_connected()
+        yield host
+
+
+@contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_memory_group(
+    names: Iterable[str],
+    *,
+    faults: Mapping[str, Sequence[Fault]] | None = None,
+    connect_timeout: float = 30.0,
+    heartbeat: float = 10.0,
+    lease: float = 60.0,
+    workers: int = 16,
+    max_open: int = 256,
+    max_payload: int = 512 * 2**20,
+    output: Sink | None = None,
+) -> AsyncIterator[Group]:
+    """A group of hosts like that of ``open_memory_host``, for the time of the block.
+
+    Args:
+      names: what the hosts are called.
+      faults: what is to go wrong, by host.
+      connect_timeout: as for ``open_memory_host``, and so are the arguments below.
+
+    Raises:
+      ValueError: two hosts have the same name, or faults are for a host that is not there.
+    """
+    settings = OpenSettings(
+        wait=False,
+        connect_timeout=connect_timeout,
+        heartbeat=heartbeat,
+        lease=lease,
+        workers=workers,
+        max_open=max_open,
+        max_payload=max_payload,
+        output=output,
+        sends_modules=False,  # as above
+    )
+    tunnels = by_name(MemoryTunnel(name=name) for name in names)
+    faults = faults or {}
+    if strangers := faults.keys() - tunnels.keys():
+        raise ValueError(f"faults for {', '.join(sorted(strangers))}: no host of this group is called so")
+    async with (
+        _memories({name: faults.get(name, ()) for name in tunnels}) as memories,
+        group_of(tunnels, settings, lambda name: memories[name].start, None) as group,
+    ):
+        yield group
+
+
+@contextlib.asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def _memories(faults: Mapping[str, Sequence[Fault]]) -> AsyncIterator[dict[str, Memory]]:
+    """What hosts in memory live in, by name, for the time of the block."""
+    prepare_remote()
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:
-        memory = Memory(nursery, tuple(faults))
+        memories = {name: Memory(nursery, tuple(each)) for name, each in faults.items()}
         try:
-            async with open_core(MemoryTunnel(name=name), settings, memory.start) as core:
-                host = Host(core, CallOptions())
-                if wait:
-                    await host.wait_connected()
-                yield host
+            yield memories
         except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
             raised = exc
-        await memory.end()
+        async with trio.open_nursery() as ending:  # together: none is gone before all are, whose nursery it is
+            for memory in memories.values():
+                ending.start_soon(memory.end)
     if raised is not None:
         raise raised
 

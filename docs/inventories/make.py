@@ -15,6 +15,7 @@ PYTHON = {
             " collections.abc.Callable collections.abc.Iterable collections.abc.Iterator collections.abc.Mapping"
             " collections.abc.Sequence"
         ),
+        "library/contextlib.html": "contextlib.AbstractAsyncContextManager",
         "library/os.html": "os.PathLike",
         "library/signal.html": "signal.Signals",
         "library/subprocess.html": "subprocess.CompletedProcess",

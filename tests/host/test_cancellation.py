@@ -661,7 +661,7 @@ async def test_ctrl_c_comes_out_as_itself(tmp_path: Path) -> None:
     script = tmp_path / "program.py"
     script.write_text(_INTERRUPTED)
 
-    for verb in ("call", "group", "leave"):
+    for verb in ("call", "group", "as_completed", "map", "body", "leave"):
         done = await trio.run_process(
             [sys.executable, str(script), verb], check=False, capture_stdout=True, capture_stderr=True
         )
@@ -685,6 +685,16 @@ async def main(verb):
             await group.call(time.sleep, 60)
         elif verb == "call":
             await group["a"].call(time.sleep, 60)
+        elif verb == "as_completed":
+            async with group.as_completed(time.sleep, 60) as outcomes:
+                await outcomes.receive()
+        elif verb == "map":
+            async with group.map(time.sleep, [60, 60]) as results:
+                await results.receive()
+        elif verb == "body":
+            async with group.as_completed(time.sleep, 60):
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.raise_signal(signal.SIGINT)
         else:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.raise_signal(signal.SIGINT)

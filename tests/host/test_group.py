@@ -175,10 +175,25 @@ async def test_an_exception_of_the_body_is_raised_as_itself() -> None:
 
 
 def test_results_print_as_a_table() -> None:
-    results = trickle.Results({"web1": trickle.Success(3), "db": trickle.Failure(ValueError("db: no"))})
+    error = trickle.RemoteError()
+    error.host, error.type_name, error._text = "mail", "builtins.KeyError", "'x'\nand more"
+    results = trickle.Results(
+        {
+            "web1": trickle.Success(3),
+            "db": trickle.Failure(ValueError("db: no")),
+            "mail": trickle.Failure(error),
+            "long": trickle.Success("x" * 1000),
+            "rest": trickle.Failure(trickle.NotNeeded("rest: not needed")),
+        }
+    )
 
-    assert str(results) == "web1  3\ndb    ValueError: db: no"
-    assert repr(results) == "<trickle.Results: 1 successful, 1 failed>"
+    lines = str(results).splitlines()
+    assert lines[0] == "web1  3"
+    assert lines[1] == "db    ValueError: no"
+    assert lines[2] == "mail  KeyError: 'x'"
+    assert lines[3].endswith("xxx...") and len(lines[3]) < 250
+    assert lines[4] == "rest  NotNeeded: not needed"
+    assert repr(results) == "<trickle.Results: 2 successful, 2 failed, 1 not needed>"
 
 
 def test_hosts_that_were_not_needed_have_not_failed() -> None:
