@@ -15,7 +15,7 @@ from trickle._exceptions import (
 from trickle._group import Group, open_group
 from trickle._host import Host, HostStatistics, Session, open_host
 from trickle._link import HostInfo
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 from trickle._results import Failure, Results, Success
 from trickle._settings import OutputLine, Sink
 from trickle._tunnels import SSH, Command, Docker, DockerExec, Local, Sudo

@@ -43,6 +43,9 @@ FIRST_WORDS = "import sys;sys.version_info<(3,6)and sys.exit(83);"
 
 _LOADER = "_agent/loader.py"
 
+# What most agents never need goes as modules do, when it is asked for.
+SENT_LATER = {"trickle._agent.resources": "_agent/resources.py"}
+
 
 def python_command(python: str | None, code: str = BOOT_LINE, words: Sequence[str] = ()) -> tuple[str, ...]:
     """The words that run a line of code over there, with the Python named or with the first that will do.
@@ -89,11 +92,17 @@ def shipped_files() -> dict[str, str]:
 
 def _agent_stems() -> list[str]:
     names = [entry.name for entry in importlib.resources.files("trickle").joinpath("_agent").iterdir()]
-    return sorted(n[:-3] for n in names if n.endswith(".py") and n not in ("__init__.py", "loader.py", "far_init.py"))
+    others = {"__init__.py", "loader.py", "far_init.py", *(path.rpartition("/")[2] for path in SENT_LATER.values())}
+    return sorted(n[:-3] for n in names if n.endswith(".py") and n not in others)
 
 
 def _read(path: str) -> str:
     return importlib.resources.files("trickle").joinpath(path).read_text(encoding="utf-8")
+
+
+def lean_source(path: str) -> str:
+    """One of the agent's files as it is sent."""
+    return _lean(_read(path))
 
 
 def _lean(source: str) -> str:

@@ -14,7 +14,7 @@ import trio
 from trickle._exceptions import CallTimeout, ConnectError, HostLost
 from trickle._host import CallRecord, Host, HostCore, HostStatistics
 from trickle._interrupts import one_interrupt
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 from trickle._results import Failure, Results, Success
 from trickle._settings import UNSET, CallOptions, OpenSettings, Sink, given, is_number
 from trickle._tunnels import as_tunnel

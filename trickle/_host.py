@@ -23,7 +23,7 @@ from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 from trickle._remote_errors import rebuild_exception
 from trickle._settings import GRACE_PERIOD, UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
 from trickle._tunnel_process import StartTunnel, start_tunnel

@@ -24,7 +24,7 @@ from trickle._decoder import READ_SIZE, MsgpackDecoder
 from trickle._diagnosis import connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
-from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
+from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._wire import frames
@@ -128,9 +128,8 @@ class Link:
         self.error: ConnectError | HostLost | None = None
         self.answered: trio.Event = trio.Event()  # or failed to
         self.gone: trio.Event = trio.Event()
-        self.modules: ModuleServer = ModuleServer(settings.modules)
+        self.modules: ModuleServer = ModuleServer(settings.modules, host=self.name)
         self._modules_lock = trio.Lock()
-        self._threads = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
         self.heard_at: float = trio.current_time()
@@ -192,7 +191,7 @@ class Link:
             return
         async with self._modules_lock:
             # Not to be abandoned: what ModuleServer has handed out once, it takes for sent.
-            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names, limiter=self._threads)
+            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names, limiter=_module_thread())
             self._bundled |= names
             self._send_modules(bundle)
 
@@ -501,7 +500,7 @@ class Link:
 
     def _take_question(self, name: bytes) -> None:
         self._questions += 1
-        if self._questions > MAX_QUESTIONS or len(name) > MAX_NAME:
+        if self._questions > MAX_QUESTIONS or len(name) > 4 * MAX_KEY:
             raise WireError(f"a question for a module that no agent of ours asks, after {self._questions} others")
         assert self._asked is not None
         self._asked.send_nowait(name.decode("utf-8", "replace"))
@@ -592,7 +591,7 @@ class Link:
         async for name in questions:
             async with self._modules_lock:
                 try:
-                    bundle = await trio.to_thread.run_sync(self.modules.answer, name, limiter=self._threads)
+                    bundle = await trio.to_thread.run_sync(self.modules.answer, name, limiter=_module_thread())
                 except ValueError as exc:
                     self.lose(ProtocolError(f"{self.name}: {exc}", host=self.name, stderr=self.stderr))
                     return
@@ -695,6 +694,21 @@ class Link:
         target = logging.getLogger(f"trickle.remote.{self.name}")
         if target.isEnabledFor(frame.level):
             target.log(min(frame.level, logging.CRITICAL), "%s: %s", _text(name), _text(message))
+
+
+_module_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("modules")
+
+
+def _module_thread() -> trio.CapacityLimiter:
+    """One thread for all hosts: what they are sent is the same, so the first finds it and the others wait for that.
+
+    It is not the program's own limiter, which may be busy with other things.
+    """
+    try:
+        return _module_limiter.get()
+    except LookupError:
+        _module_limiter.set(trio.CapacityLimiter(1))
+        return _module_limiter.get()
 
 
 def print_line(line: OutputLine) -> None:

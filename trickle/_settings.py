@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import trio
 
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 
 GRACE_PERIOD = 5.0  # seconds: longer than a pause for garbage collection, shorter than a person's patience
 VERDICT_SLACK = 5.0  # seconds past the grace period in which an agent that lives has answered

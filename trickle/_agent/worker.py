@@ -29,6 +29,7 @@ MOST_FRAMES = 100  # of a stack, as faulthandler has it
 PIPE_HOLDS = 4096  # bytes, at the least
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 READ_SIZE = 256 * 1024
+LONGEST_CHAIN = 20  # exceptions, each of which the one before it came from
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
 
@@ -212,10 +213,13 @@ class Worker:
 
     def _explain(self, exc: BaseException) -> None:
         """Say what the controller knows of a module that it did not send."""
-        if isinstance(exc, ImportError) and isinstance(exc.name, str):
-            reason = self.importer.why_missing(exc.name)
-            if reason and isinstance(exc.msg, str):
-                exc.msg = "%s (%s)" % (exc.msg, reason)
+        link: "Optional[BaseException]" = exc
+        for _ in range(LONGEST_CHAIN):
+            if isinstance(link, ImportError) and isinstance(link.name, str):
+                reason = self.importer.why_missing(link.name)
+                if reason and isinstance(link.msg, str) and reason not in link.msg:
+                    link.msg = "%s (on %s: %s)" % (link.msg, remote.host_name, reason)
+            link = link and (link.__cause__ or link.__context__)
         if self._importing and isinstance(exc, Exception):
             note = "(raised while the call's code was imported, by Python %d.%d.%d)" % sys.version_info[:3]
             try:
