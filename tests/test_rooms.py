@@ -38,6 +38,7 @@ PERMITTED = {
     # A pickle of a function by value names the functions that rebuild it over there.
     ("trickle/_pickling.py", "trickle._agent.functions"),
     ("trickle/_source_code.py", "trickle._agent.functions"),
+    ("trickle/_explanation.py", "trickle._agent.functions"),
     # A host in memory has its agent here; nothing that `import trickle` loads imports this file.
     ("trickle/_memory_agent.py", "trickle._agent"),
 }

@@ -12,6 +12,7 @@ from trickle._exceptions import (
     Unsendable,
     WorkerDied,
 )
+from trickle._explanation import Explanation
 from trickle._group import Group, open_group
 from trickle._host import Host, HostStatistics, Session, open_host
 from trickle._link import HostInfo
@@ -30,6 +31,7 @@ __all__ = [
     "ConnectError",
     "Docker",
     "DockerExec",
+    "Explanation",
     "Failure",
     "Group",
     "Host",

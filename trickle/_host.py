@@ -21,6 +21,7 @@ from trickle import _pickling, _unpickling
 from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
+from trickle._explanation import Explanation, explain_call, name_new_syntax
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
 from trickle._module_policy import ModulePolicy
@@ -300,7 +301,9 @@ class HostCore:
         if call.verdict == frames.RAISED:
             if len(call.payload) > MAX_ERROR:
                 raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
-            raise rebuild_exception(bytes(call.payload), host=self.name)
+            error = rebuild_exception(bytes(call.payload), host=self.name)
+            name_new_syntax(error, link.info.python_version if link.info is not None else None)
+            raise error
         if self.closed:
             raise trio.ClosedResourceError(f"{self.name}: closed while this call ran (verdict: {call.verdict_name})")
         if call.error is not None:
@@ -334,6 +337,22 @@ class HostCore:
             allowed=_unpickling.allowed_classes(options.allow),
             full_trust=(options.trust or self.tunnel.trust) == "full",
         )
+
+    def explain(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
+        """What a call would send now; see Host.explain."""
+        link = self.link
+        version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
+        implementation = link.info.implementation if link.info is not None else None
+        try:
+            outgoing = _pickling.dumps_call(
+                fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
+            )
+        except _pickling.NeedsVersion:
+            raise RuntimeError(
+                f"{self.name}: what this sends depends on the host's Python; await wait_connected() first"
+            ) from None
+        names = outgoing.modules | ({"trio"} if is_async(fn) else set())
+        return explain_call(fn, outgoing, names, link.modules, self.name)
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""
@@ -529,6 +548,17 @@ class Host:
                 await state.pin.finished.wait()
             if not state.pin.finished.is_set():
                 link.lose(HostLost(f"{self.name}: a session did not end in time", host=self.name, stderr=link.stderr))
+
+    def explain(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """What ``call(fn, *args, **kwargs)`` would send now: modules, bytes, and what cannot be sent or foreseen.
+
+        For development: it reads all that code, which takes seconds for large packages, and the event loop waits.
+
+        Raises:
+          Unsendable: *fn* or an argument cannot be sent.
+          RuntimeError: it depends on the host's Python, which is not known yet.
+        """
+        return self._core.explain(fn, args, kwargs)
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""

@@ -64,6 +64,11 @@ class ModuleServer:
         self._bundled.update(wanted)
         return self._pack(self._library.entries_for(wanted), "for a call")
 
+    def would_send(self, names: Iterable[str]) -> tuple[ModuleEntry, ...]:
+        """What `bundle_for` would put into a bundle, without doing so."""
+        wanted = [name for name in sorted(names) if name not in self._bundled]
+        return self._fresh(self._library.entries_for(wanted))
+
     def answer(self, key: str) -> bytes | None:
         """The bundle that answers a host's question; None if it was answered before.
 
@@ -98,7 +103,7 @@ class ModuleServer:
         if self._is_main_script(name):
             yield ModuleEntry(name, "missing", "it is this program's main script, which nothing here imports", b"")
             return
-        entries = self._library.entries_for([name], spare=spare)
+        entries = self._library.entries_for([name], asked=True, spare=spare)
         if all(entry.name != name for entry in entries):
             entries.append(self._library.missing(name))
         yield from entries
@@ -110,8 +115,7 @@ class ModuleServer:
         return entry is not None and name not in sys.modules and is_main_file(entry.filename)
 
     def _pack(self, entries: list[ModuleEntry], why: str) -> bytes | None:
-        permitted = [self._permitted(entry) for entry in entries]
-        fresh = tuple(entry for entry in permitted if entry.name not in self._sent and not self._is_known(entry))
+        fresh = self._fresh(entries)
         if any(entry.kind in ("data", "listing", "metadata") for entry in fresh) and DATA_HELPER not in self._sent:
             helper = self._library.find(DATA_HELPER)
             assert helper is not None
@@ -120,6 +124,11 @@ class ModuleServer:
         self._mentioned.update(entry.name for entry in fresh if entry.kind == "elsewhere")
         self._log(fresh, why)
         return self._library.pack(fresh) if fresh else None
+
+    def _fresh(self, entries: list[ModuleEntry]) -> tuple[ModuleEntry, ...]:
+        """What of *entries* the host has not been sent yet, or the policy's word in its place."""
+        permitted = [self._permitted(entry) for entry in entries]
+        return tuple(entry for entry in permitted if entry.name not in self._sent and not self._is_known(entry))
 
     def _is_known(self, entry: ModuleEntry) -> bool:
         return entry.kind == "elsewhere" and entry.name in self._mentioned

@@ -147,9 +147,9 @@ class Importer:
                 return False  # this host's own package: never a mix within one
             parent, _, last = name.rpartition(".")
             kind, _, _, children = self._answers.get(parent, MISSING)
-            if kind.endswith("module"):
-                return False  # it makes what is below it (six.moves) by itself
-            if name not in self._answers and kind != "missing" and not _has_child(children, last):
+            if kind == "missing" or kind.endswith("module"):
+                return False  # made by a module when it was executed, as six.moves is, and so is what is below
+            if name not in self._answers and not _has_child(children, last):
                 return False
         if name in self._answers:
             return True
