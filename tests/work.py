@@ -359,3 +359,13 @@ def ignore_interrupts(path):
     write_file(path, str(os.getpid()))
     while True:
         time.sleep(0.01)
+
+
+def ask_for_modules(count):
+    """What an agent does that has been taken over: ask for one name after the other."""
+    from trickle._agent import worker
+    from trickle._wire.frames import Ask
+
+    for number in range(count):
+        worker._this.send(Ask(0, 0xFFFFFFFF, 0, b"nowhere_%d" % number))
+    time.sleep(3600)

@@ -41,10 +41,13 @@ FIND_PYTHON = (
 )
 FIRST_WORDS = "import sys;sys.version_info<(3,6)and sys.exit(83);"
 
-_LOADER = "_agent/loader.py"
+LOADER = "_agent/loader.py"
 
 # What most agents never need goes as modules do, when it is asked for.
-SENT_LATER = {"trickle._agent.resources": "_agent/resources.py"}
+SENT_LATER = {
+    "trickle._agent.recursion": "_agent/recursion.py",
+    "trickle._agent.resources": "_agent/resources.py",
+}
 
 
 def python_command(python: str | None, code: str = BOOT_LINE, words: Sequence[str] = ()) -> tuple[str, ...]:
@@ -71,7 +74,7 @@ def boot_bytes(configuration: Mapping[str, object]) -> bytes:
 def _boot_blob() -> bytes:
     """The loader and the agent's files, packed once for all hosts."""
     files = {name: (f"<trickle>/{path}", _lean(_read(path))) for name, path in shipped_files().items()}
-    program = f"{_lean(_read(_LOADER))}\nstart(f, {files!r})\n"
+    program = f"{_lean(_read(LOADER))}\nstart(f, {files!r})\n"
     return binascii.b2a_base64(zlib.compress(program.encode(), 9))
 
 

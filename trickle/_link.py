@@ -17,7 +17,7 @@ from typing import Literal
 import trio
 import trio.lowlevel
 
-from trickle import _boot
+from trickle import _boot, remote
 from trickle._backoff import backoff
 from trickle._cleanup import remove_leftovers
 from trickle._decoder import READ_SIZE, MsgpackDecoder
@@ -51,6 +51,7 @@ from trickle.abc import Tunnel
 logger = logging.getLogger("trickle")
 
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
+MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 
 
@@ -384,6 +385,11 @@ class Link:
             self._turns.release()
 
     async def _start_tunnel(self) -> TunnelProcess | None:
+        if len(remote._path) >= MAX_DEPTH:
+            path = " > ".join([*remote._path, self.name])
+            message = f"{self.name}: too many hosts one behind the other ({path}); {MAX_DEPTH} is the most"
+            self.lose(ConnectError(message, host=self.name, reason="depth", stage=self.stage))
+            return None
         argv = self._attempt.command(self._argv)
         try:
             process = self._process = await self._start(argv, new_session=starts_new_session(self.tunnel))
@@ -431,6 +437,7 @@ class Link:
     def _configuration(self) -> dict[str, object]:
         return {
             "name": self.name,
+            "path": [*remote._path, self.name],
             "agent": secrets.token_hex(6),
             "heartbeat": self.settings.heartbeat,
             "lease": self.settings.lease,

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pickle import dumps
 
 from . import _package_data
-from ._boot import SENT_LATER
+from ._boot import LOADER, SENT_LATER, shipped_files
 from ._module_policy import ModulePolicy
-from ._modules import LIBRARY, ModuleEntry, ModuleLibrary, is_installed
+from ._modules import LIBRARY, RECURSIVE, ModuleEntry, ModuleLibrary, is_installed
 from ._package_data import MAX_FILE, PackageFile
 
 logger = logging.getLogger("trickle")
@@ -27,6 +27,7 @@ MAX_KEY = 1024  # characters in the name of a file
 MAX_QUESTIONS = 10_000  # that one host may ask: about forty times what trio's whole test suite imports
 SENT_TOGETHER = 256 * 1024  # bytes of files that are sent with their list, or with one of their folder
 DATA_HELPER = "trickle._agent.resources"  # what a far end needs in order to make something of files and metadata
+SHIPPED = frozenset({*shipped_files().values(), *SENT_LATER.values(), LOADER})
 DENIED = "the policy of this program (modules=) keeps it here"
 LOOKS_PRIVATE = "it looks private, and so it is kept here unless ModulePolicy(allow=...) has its full name"
 
@@ -103,12 +104,17 @@ class ModuleServer:
         if self._is_main_script(name):
             yield ModuleEntry(name, "missing", "it is this program's main script, which nothing here imports", b"")
             return
-        entries = self._library.entries_for([name], asked=True, spare=spare)
+        library = self._library_for(name)
+        entries = library.entries_for([name], asked=True, spare=spare)
         if all(entry.name != name for entry in entries):
-            entries.append(self._library.missing(name))
+            entries.append(library.missing(name))
         yield from entries
         if spare:
             yield ModuleEntry(f"{name}!", "missing", "", b"")  # so that the host knows that this was all
+
+    def _library_for(self, name: str) -> ModuleLibrary:
+        """trickle itself is sent only to those that ask for it: its agents have what others need of it."""
+        return RECURSIVE if name.partition(".")[0] == "trickle" else self._library
 
     def _is_main_script(self, name: str) -> bool:
         entry = self._library.find(name)
@@ -162,11 +168,11 @@ class ModuleServer:
         if not path:
             listing = "\n".join(files)
             yield ModuleEntry(key, "listing", "", zlib.compress(listing.encode("utf-8", "surrogateescape")))
-            # What is source travels as modules.
-            wanted = [name for name in files if not name.endswith((".py", ".pyi"))]
+            wanted = [name for name in files if _is_data(package, name)]
         elif path in files:
             folder = os.path.dirname(path)  # noqa: PTH120
-            wanted = [path, *(name for name in files if name != path and os.path.dirname(name) == folder)]  # noqa: PTH120
+            beside = [name for name in files if name != path and os.path.dirname(name) == folder]  # noqa: PTH120
+            wanted = [path, *(name for name in beside if _is_data(package, name))]
         else:
             logger.warning("%s: asked for %a, which is no file of that package: refused", self._host, key)
             yield ModuleEntry(key, "missing", "there is no such file in that package", b"")
@@ -191,8 +197,8 @@ class ModuleServer:
     def _files_of(self, package: str) -> Mapping[str, PackageFile]:
         """The files that the host may have of a package: none, unless it may have the package itself."""
         if package not in self._files:
-            entry = self._library.find(package)
-            spec = self._library.spec(package)
+            library = self._library_for(package)
+            entry, spec = library.find(package), library.spec(package)
             if entry is None or spec is None or self._refusal(package, entry.filename):
                 return {}
             self._files[package] = {
@@ -233,6 +239,11 @@ class ModuleServer:
         # Where the host's own copy of the code comes first, so does what describes it.
         kind = "spare metadata" if all(entry.kind.startswith("spare") for entry in sent) else "metadata"
         return ModuleEntry(name, kind, "", zlib.compress(dumps(dict(_package_data.metadata_of(distribution)), 4)))
+
+
+def _is_data(package: str, name: str) -> bool:
+    """Whether a file is likely to be wanted: source mostly travels as modules.  trickle over there sends its agent."""
+    return name in SHIPPED if package == "trickle" else not name.endswith((".py", ".pyi"))
 
 
 _MODULE_KINDS = ("module", "package", "namespace", "spare module", "spare package")

@@ -65,7 +65,8 @@ class ModuleLibrary:
     May be used from several threads, one at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, never_sent: frozenset[str] = NEVER_SENT) -> None:
+        self._never_sent = never_sent
         self.lock = threading.RLock()
         self._entries: dict[str, ModuleEntry] = {}
         self._refusals: dict[str, str] = {}
@@ -206,7 +207,7 @@ class ModuleLibrary:
         if top in STANDARD_LIBRARY:
             return name == top and (top in NEWER_THAN_3_6 or self._spec(top) is None)
         if not dot:
-            return top not in NEVER_SENT
+            return top not in self._never_sent
         parent = self.find(name.rpartition(".")[0])
         if parent is None or parent.kind.endswith("module"):
             return False  # nobody asks below what is not sent, or is no package
@@ -264,11 +265,11 @@ class ModuleLibrary:
         if name in _boot.SENT_LATER:
             source = _boot.lean_source(_boot.SENT_LATER[name])
             return ModuleEntry(name, "module", f"<trickle>/{_boot.SENT_LATER[name]}", zlib.compress(source.encode(), 9))
-        if top in STANDARD_LIBRARY or top in NEVER_SENT:
+        if top in STANDARD_LIBRARY or top in self._never_sent:
             raise LookupError(THEIRS)
         spec = self._spec(name)
         if spec is None:
-            raise LookupError(NOT_FOUND)
+            raise LookupError(MADE_HERE if name in sys.modules else NOT_FOUND)
         kind, children = "module", tuple[str, ...]()
         if spec.submodule_search_locations is None:
             source = _source(spec)
@@ -342,6 +343,7 @@ class Compiled(NamedTuple):
 
 NOT_FOUND = "this program cannot find it either"
 THEIRS = "the host's own copy counts"
+MADE_HERE = "it was made by this program while it ran, so there is nothing to send"
 _FOR_TESTS = frozenset({"tests", "_tests", "test", "testing", "conftest"})
 AND_MORE = "..."  # among a package's children: there may be more
 
@@ -464,3 +466,4 @@ def _filename(spec: ModuleSpec) -> str:
 
 
 LIBRARY = ModuleLibrary()  # shared by all hosts of this program
+RECURSIVE = ModuleLibrary(NEVER_SENT - {"trickle"})  # for those that use trickle over there

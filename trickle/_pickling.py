@@ -118,6 +118,8 @@ class _Call:
     def note_imports(self, used: NamesUsed, module_globals: Mapping[str, Any]) -> None:
         """Remember what code that is sent imports itself."""
         package = module_globals.get("__package__") or ""
+        if package and module_globals is vars(sys.modules["__main__"]) and any(level for _, level in used.imports):
+            self.items.setdefault("__package__", self._value_item("__package__", package))  # python -m package.script
         for name, level in used.imports:
             self.note_module(absolute_name(name, level, package))
 
@@ -224,6 +226,11 @@ class _Pickler(pickle.Pickler):
     def _module(self, module: ModuleType) -> Any:
         if module is sys.modules["__main__"]:
             return functions.main_module, ()
+        if not _is_importable(module):
+            raise pickle.PicklingError(
+                f"module {module.__name__} was made by this program while it ran, so there is nothing to send;"
+                " put its code into a file"
+            )
         self._call.note_module(module.__name__)
         return functions.import_module, (module.__name__,)
 

@@ -50,7 +50,8 @@ def test_a_package_that_replaces_itself_is_what_it_makes_of_itself(far: FarEnd, 
     write(
         here,
         {
-            "replaced/__init__.py": "import sys\nclass Api:\n    __path__ = __path__\n    __spec__ = __spec__\n"
+            "replaced/__init__.py": "import sys\nclass Api:\n"
+            "    __name__, __path__, __spec__ = __name__, __path__, __spec__\n"
             "    def hello(self): return 'hello'\nsys.modules[__name__] = Api()\n",
             "replaced/below.py": "VALUE = 'below'\n",
         },
@@ -132,7 +133,7 @@ def test_an_editable_install_is_found(far: FarEnd, tmp_path: Path, monkeypatch: 
         import site as site_module
 
         site_module.addsitedir(str(site))
-        script = "import editable_thing, pkgutil; result = editable_thing.VALUE, pkgutil.get_data('editable_thing', 'data.txt')"
+        script = "import editable_thing as e, pkgutil; result = e.VALUE, pkgutil.get_data('editable_thing', 'data.txt')"
         assert far.run(script) == ("edited", b"data")
     finally:
         sys.meta_path[:], sys.path_hooks[:] = before
@@ -154,7 +155,7 @@ def test_extension_modules_are_replaced_by_what_is_pure_where_the_package_can(fa
     write(
         here,
         {
-            "speedy/__init__.py": "try:\n    from ._quick import add\nexcept ImportError:\n    from ._slow import add\n",
+            "speedy/__init__.py": "try: from ._quick import add\nexcept ImportError: from ._slow import add\n",
             "speedy/_slow.py": "def add(a, b): return a + b\n",
             f"speedy/_quick{EXTENSION_SUFFIXES[0]}": "",
         },

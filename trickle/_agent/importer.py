@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_NAME = 255  # the controller gives up on a host that asks for longer names
 # The agent has its own, or these are about this host: site imports the last two, if it finds them.
 NEVER_ASKED = frozenset(("trickle", "__main__", "__mp_main__", "sitecustomize", "usercustomize"))
+SENT_LATER = frozenset(("trickle._agent.recursion", "trickle._agent.resources"))
 # The standard library tries these, and does without (copy: org.python, for Jython).  A question for one would
 # cost a round trip and find nothing.
 TRIED_BY_LIBRARY = frozenset(("_dbm", "_hashlib", "_winapi", "_wmi", "contextvars", "java", "msvcrt", "nt"))
@@ -47,6 +48,7 @@ class Importer:
 
     def __init__(self, fetch: "Callable[[str], object]") -> None:
         self._fetch = fetch
+        self.whole = False  # whether all of trickle may be asked for: it is used over here
         self._answers: "Dict[str, Answer]" = {}
         self._library_path: "List[str]" = []
         self._in_library: "Dict[str, bool]" = {}
@@ -138,7 +140,7 @@ class Importer:
         """Whether the controller's answer counts for *name*, and is known or may be asked for."""
         top, dot, _ = name.partition(".")
         if top == "trickle":
-            return name in self._answers
+            return self.whole or name in self._answers or name in SENT_LATER
         if top in NEVER_ASKED or self._is_library(top):
             return False
         if dot:

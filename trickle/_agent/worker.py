@@ -424,6 +424,7 @@ def main(
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _this = worker = Worker(link, control, configuration, mark)
     remote.host_name = configuration["name"]
+    remote._path = tuple(configuration.get("path", (remote.host_name,)))
     remote._runner = worker  # type: ignore[assignment]
     sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
     logs.install(worker.send_record)
