@@ -5,6 +5,7 @@ import pickle
 import sys
 import tracemalloc
 import zlib
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ import trio
 import trickle
 from tests import work
 from tests.hosts import local
+from trickle import _modules
+from trickle._link import Link
 from trickle._module_policy import ModulePolicy
 from trickle._module_server import MAX_KEY, ModuleServer
-from trickle._modules import LIBRARY, MAX_REFUSALS, ModuleLibrary
+from trickle._modules import LIBRARY, ModuleLibrary
 
 
 @pytest.fixture
@@ -122,14 +125,15 @@ def test_names_that_no_agent_of_ours_asks_for_are_an_error() -> None:
             server.answer(key)
 
 
-def test_what_hosts_ask_in_vain_is_not_remembered_for_ever() -> None:
+def test_what_hosts_ask_in_vain_is_not_remembered_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_modules, "MAX_REFUSALS", 200)
     library = ModuleLibrary()
     for host in range(5):
         server = ModuleServer(library=library)
-        for number in range(MAX_REFUSALS // 4):
+        for number in range(100):
             server.answer(f"nowhere_{host}_{number}")
 
-    assert len(library._refusals) + len(library._specs) + len(library._closures) <= MAX_REFUSALS + 10
+    assert len(library._refusals) + len(library._specs) + len(library._closures) <= 210
 
 
 async def test_a_host_that_asks_for_too_much_is_closed_and_no_other(here: Path) -> None:
@@ -154,6 +158,43 @@ async def test_what_was_served_to_whom_is_logged(here: Path, caplog: pytest.LogC
     messages = [record.getMessage() for record in caplog.records]
     assert any(m.startswith("web1: sent ") and m.endswith(" bytes, for a call: logged") for m in messages)
     assert any(m.startswith("web1: secrets_of_mine.secrets is not sent: it looks private") for m in messages)
+
+
+# ---- one round trip
+
+
+async def test_ones_own_package_leaves_with_the_call_and_nothing_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        here, {"three/__init__.py": "", "three/entry.py": "from three.middle import twice\ndef f(): return twice(21)\n"}
+    )
+    write(here, {"three/middle.py": "from . import leaf\ndef twice(n): return leaf.add(n, n)\n"})
+    write(
+        here,
+        {"three/leaf.py": "try:\n    from ._quick import add\nexcept ImportError:\n    def add(a, b): return a + b\n"},
+    )
+    from three import entry  # type: ignore[import-not-found]
+
+    asked: list[bytes] = []
+    monkeypatch.setattr(Link, "_take_question", lambda link, name: asked.append(name))
+    async with trickle.open_host(local(), wait=False) as host:
+        assert await host.call(entry.f) == 42
+
+    assert asked == []
+
+
+async def test_a_missing_extension_module_is_named_with_its_host(here: Path) -> None:
+    write(
+        here, {"hungry/__init__.py": "from . import _core\ndef f(): pass\n", f"hungry/_core{EXTENSION_SUFFIXES[0]}": ""}
+    )
+
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(ImportError) as caught:
+            await host.call(work.import_by_name, "hungry")
+
+    file = f"_core{EXTENSION_SUFFIXES[0]}"
+    assert f"(on web1: hungry._core is an extension module ({file}), which cannot be sent)" in str(caught.value)
 
 
 # ---- many hosts

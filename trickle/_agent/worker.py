@@ -215,9 +215,12 @@ class Worker:
         """Say what the controller knows of a module that it did not send."""
         link: "Optional[BaseException]" = exc
         for _ in range(LONGEST_CHAIN):
-            if isinstance(link, ImportError) and isinstance(link.name, str):
-                reason = self.importer.why_missing(link.name)
-                if reason and isinstance(link.msg, str) and reason not in link.msg:
+            if isinstance(link, ImportError) and isinstance(link.name, str) and isinstance(link.msg, str):
+                name = link.name
+                if link.msg.startswith("cannot import name '"):
+                    name += "." + link.msg.split("'")[1]
+                reason = self.importer.why_missing(name)
+                if reason and reason not in link.msg:
                     link.msg = "%s (on %s: %s)" % (link.msg, remote.host_name, reason)
             link = link and (link.__cause__ or link.__context__)
         if self._importing and isinstance(exc, Exception):
