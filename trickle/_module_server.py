@@ -12,6 +12,7 @@ import os
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import Distribution
 from pickle import dumps
 
 from . import _package_data
@@ -216,29 +217,26 @@ class ModuleServer:
     # ---- metadata of distributions
 
     def _about_distributions(self, key: str) -> Iterator[ModuleEntry]:
-        names = _package_data.distribution_names() if key == "@" else [key[1:]]
         known = []
-        for name in names:
-            entry = self._metadata(name)
-            if entry is not None:
+        for name, distribution in _package_data.distributions(key[1:] or None).items():
+            kind = self._kind_of_metadata(distribution)
+            if kind:
                 known.append(name)
-                yield ModuleEntry(f"@{name}", *entry[1:])
-            elif key != "@":
-                yield ModuleEntry(key, "missing", "", b"")
+                content = dumps(dict(_package_data.metadata_of(distribution)), 4)
+                yield ModuleEntry(f"@{name}", kind, "", zlib.compress(content))
         if key == "@":
             yield ModuleEntry(key, "listing", "", zlib.compress("\n".join(known).encode()))
+        elif not known:
+            yield ModuleEntry(key, "missing", "", b"")
 
-    def _metadata(self, name: str) -> ModuleEntry | None:
-        """The metadata of a distribution some module of which is sent."""
-        distribution = _package_data.distribution(name)
-        modules = _package_data.modules_of(distribution) if distribution is not None else []
-        entries = [entry for entry in map(self._library.find, modules) if entry is not None]
+    def _kind_of_metadata(self, distribution: Distribution) -> str:
+        """What the metadata of a distribution counts for; empty if no module of it is sent."""
+        entries = [entry for entry in map(self._library.find, _package_data.modules_of(distribution)) if entry]
         sent = [entry for entry in entries if not self._refusal(entry.name, entry.filename)]
-        if distribution is None or not sent:
-            return None
+        if not sent:
+            return ""
         # Where the host's own copy of the code comes first, so does what describes it.
-        kind = "spare metadata" if all(entry.kind.startswith("spare") for entry in sent) else "metadata"
-        return ModuleEntry(name, kind, "", zlib.compress(dumps(dict(_package_data.metadata_of(distribution)), 4)))
+        return "spare metadata" if all(entry.kind.startswith("spare") for entry in sent) else "metadata"
 
 
 def _is_data(package: str, name: str) -> bool:

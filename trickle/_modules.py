@@ -67,7 +67,7 @@ class ModuleLibrary:
 
     def __init__(self, never_sent: frozenset[str] = NEVER_SENT) -> None:
         self._never_sent = never_sent
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self._entries: dict[str, ModuleEntry] = {}
         self._refusals: dict[str, str] = {}
         self._specs: dict[str, ModuleSpec | None] = {}
@@ -80,7 +80,7 @@ class ModuleLibrary:
 
     def find(self, name: str) -> ModuleEntry | None:
         """The module *name*, ready to send, or None where the far end's own copy counts."""
-        with self.lock:
+        with self._lock:
             self._notice_new_paths()
             entry = self._entries.get(name)
             if entry is None and name not in self._refusals:
@@ -94,11 +94,12 @@ class ModuleLibrary:
 
     def why_not(self, name: str) -> str:
         """Why *name* is not sent: a clause that fits after a colon; empty if it is sent."""
-        return "" if self.find(name) else self._refusals[name]
+        with self._lock:
+            return "" if self.find(name) else self._refusals[name]
 
     def spec(self, name: str) -> ModuleSpec | None:
         """Where *name* is, without importing it or its parents."""
-        with self.lock:
+        with self._lock:
             return self._spec(name)
 
     def closure(self, names: Iterable[str]) -> list[str]:
@@ -113,7 +114,7 @@ class ModuleLibrary:
           spare: whether they are packages that the host is known to have no copies of.
         """
         found: dict[str, ModuleEntry] = {}
-        with self.lock:
+        with self._lock:
             for name in names:
                 for entry in self._closure_of(name, asked, spare):
                     found.setdefault(entry.name, entry)
@@ -126,13 +127,13 @@ class ModuleLibrary:
 
     def text_of_file(self, filename: str) -> str | None:
         """The source that was read from a file of that name; None if none was."""
-        with self.lock:
+        with self._lock:
             texts = [entry.text for entry in self._entries.values() if entry.filename == filename]
         return texts[0] if texts else None
 
     def pack(self, entries: tuple[ModuleEntry, ...]) -> bytes:
         """*entries* as one bundle; packed once, however many hosts it goes to."""
-        with self.lock:
+        with self._lock:
             packed = self._packed.get(entries)
             if packed is None:
                 self.times_packed += 1
@@ -143,7 +144,7 @@ class ModuleLibrary:
 
     def imports_of(self, entry: ModuleEntry) -> tuple[StaticImport, ...]:
         """What a module names in import statements."""
-        with self.lock:
+        with self._lock:
             imports = self._imports.get(entry.name)
             if imports is None:
                 code = self._code(entry) if entry.source else None
@@ -270,7 +271,8 @@ class ModuleLibrary:
         spec = self._spec(name)
         if spec is None:
             raise LookupError(MADE_HERE if name in sys.modules else NOT_FOUND)
-        kind, children = "module", tuple[str, ...]()
+        kind = "module"
+        children: tuple[str, ...] = ()
         if spec.submodule_search_locations is None:
             source = _source(spec)
         elif spec.origin is None:

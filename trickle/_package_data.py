@@ -84,18 +84,19 @@ def _wanted(names: Iterable[str]) -> set[str]:
     return {name for name in names if name not in ("__pycache__", "", ".", "..") and not name.endswith(".pyc")}
 
 
-def distribution_names() -> list[str]:
-    """The distributions that this program has."""
-    names = {str(distribution.metadata["Name"]) for distribution in importlib.metadata.distributions()}
-    return sorted(names - {"None"})
-
-
-def distribution(name: str) -> importlib.metadata.Distribution | None:
-    """The distribution of that name; None if there is none."""
-    try:
-        return importlib.metadata.distribution(name)
-    except (importlib.metadata.PackageNotFoundError, ValueError):
-        return None
+def distributions(name: str | None = None) -> dict[str, importlib.metadata.Distribution]:
+    """The distributions that this program has, or the one of that name, if there is one; the first of each counts."""
+    if name is not None:
+        try:
+            return {name: importlib.metadata.distribution(name)}
+        except (importlib.metadata.PackageNotFoundError, ValueError):
+            return {}
+    found: dict[str, importlib.metadata.Distribution] = {}
+    for distribution in importlib.metadata.distributions():
+        own_name = distribution.metadata["Name"]
+        if own_name:
+            found.setdefault(own_name, distribution)
+    return found
 
 
 def modules_of(distribution: importlib.metadata.Distribution) -> list[str]:

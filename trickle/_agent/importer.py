@@ -100,9 +100,8 @@ class Importer:
             for folder in folders:
                 self._folders[folder] = name
                 sys.path_importer_cache.pop(folder, None)
-            spec.submodule_search_locations = folders
-            if kind == "namespace":
-                folders += self._own_portions(name, path)
+            portions = self._own_portions(name, path) if kind == "namespace" else []
+            spec.submodule_search_locations = folders + portions
         return spec
 
     def find_distributions(self, context: "Any") -> "Iterator[Any]":
