@@ -44,6 +44,7 @@ PERMITTED = {
     ("trickle/_files.py", "trickle._agent.files"),
     # A process that reduces results makes functions out of what _pickling.py wrote, as a host does.
     ("trickle/_reducing.py", "trickle._agent.functions"),
+    ("trickle/_explanation.py", "trickle._agent.functions"),
     # A host in memory has its agent here; nothing that `import trickle` loads imports this file.
     ("trickle/_memory_agent.py", "trickle._agent"),
 }

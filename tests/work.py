@@ -386,3 +386,13 @@ def own_and_childs_oom_score_adj():
     command = ["cat", "/proc/self/oom_score_adj"]
     with open("/proc/self/oom_score_adj") as file:
         return int(file.read()), int(subprocess.check_output(command))
+
+
+def ask_for_modules(count):
+    """What an agent does that has been taken over: ask for one name after the other."""
+    from trickle._agent import worker
+    from trickle._wire.frames import Ask
+
+    for number in range(count):
+        worker._this.send(Ask(0, 0xFFFFFFFF, 0, b"nowhere_%d" % number))
+    time.sleep(3600)

@@ -13,12 +13,13 @@ from trickle._exceptions import (
     Unsendable,
     WorkerDied,
 )
+from trickle._explanation import Explanation
 from trickle._files import TransferResult
 from trickle._group import Group, open_group
 from trickle._host import Host, HostStatistics, Session, open_host
 from trickle._host_names import hosts
 from trickle._link import HostInfo
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 from trickle._processes import RemoteProcess
 from trickle._progress import HostProgress
 from trickle._results import Failure, Results, Success
@@ -36,6 +37,7 @@ __all__ = [
     "ConnectError",
     "Docker",
     "DockerExec",
+    "Explanation",
     "Failure",
     "Group",
     "Host",

@@ -41,7 +41,13 @@ FIND_PYTHON = (
 )
 FIRST_WORDS = "import sys;sys.version_info<(3,6)and sys.exit(83);"
 
-_LOADER = "_agent/loader.py"
+LOADER = "_agent/loader.py"
+
+# What most agents never need goes as modules do, when it is asked for.
+SENT_LATER = {
+    "trickle._agent.recursion": "_agent/recursion.py",
+    "trickle._agent.resources": "_agent/resources.py",
+}
 
 
 def python_command(python: str | None, code: str = BOOT_LINE, words: Sequence[str] = ()) -> tuple[str, ...]:
@@ -68,7 +74,7 @@ def boot_bytes(configuration: Mapping[str, object]) -> bytes:
 def _boot_blob() -> bytes:
     """The loader and the agent's files, packed once for all hosts."""
     files = {name: (f"<trickle>/{path}", _lean(_read(path))) for name, path in shipped_files().items()}
-    program = f"{_lean(_read(_LOADER))}\nstart(f, {files!r})\n"
+    program = f"{_lean(_read(LOADER))}\nstart(f, {files!r})\n"
     return binascii.b2a_base64(zlib.compress(program.encode(), 9))
 
 
@@ -90,11 +96,17 @@ def shipped_files() -> dict[str, str]:
 
 def _agent_stems() -> list[str]:
     names = [entry.name for entry in importlib.resources.files("trickle").joinpath("_agent").iterdir()]
-    return sorted(n[:-3] for n in names if n.endswith(".py") and n not in ("__init__.py", "loader.py", "far_init.py"))
+    others = {"__init__.py", "loader.py", "far_init.py", *(path.rpartition("/")[2] for path in SENT_LATER.values())}
+    return sorted(n[:-3] for n in names if n.endswith(".py") and n not in others)
 
 
 def _read(path: str) -> str:
     return importlib.resources.files("trickle").joinpath(path).read_text(encoding="utf-8")
+
+
+def lean_source(path: str) -> str:
+    """One of the agent's files as it is sent."""
+    return _lean(_read(path))
 
 
 def _lean(source: str) -> str:

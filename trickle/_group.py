@@ -22,7 +22,7 @@ from trickle._fan_out import FanOut, Outcome, Verb, channel_of
 from trickle._host import CallRecord, Host, HostCore, HostStatistics, Packed
 from trickle._host_names import matching
 from trickle._interrupts import one_interrupt
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 from trickle._progress import HostProgress
 from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success

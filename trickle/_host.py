@@ -23,10 +23,11 @@ from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._channels import RemoteChannel, Stream, open_flow
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
+from trickle._explanation import Explanation, explain_call, name_new_syntax
 from trickle._files import Local, Progress, TransferOptions, TransferResult, fetch, put
 from trickle._interrupts import one_interrupt
 from trickle._link import HostInfo, Link, RemoteCall
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 from trickle._processes import Command, RemoteProcess, StrOrBytesPath, open_process, run_process
 from trickle._reducing import Reducing, pack_reducers
 from trickle._relays import relay_through
@@ -354,7 +355,9 @@ class HostCore:
         if call.verdict == frames.RAISED:
             if len(call.payload) > MAX_ERROR:
                 raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
-            raise rebuild_exception(bytes(call.payload), host=self.name)
+            error = rebuild_exception(bytes(call.payload), host=self.name)
+            name_new_syntax(error, link.info.python_version if link.info is not None else None)
+            raise error
         if self.closed:
             raise trio.ClosedResourceError(f"{self.name}: closed while this call ran (verdict: {call.verdict_name})")
         if call.error is not None:
@@ -433,6 +436,22 @@ class HostCore:
             self.sessions -= 1
             if session is None:
                 self.slots.release()
+
+    def explain(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Explanation:
+        """What a call would send now; see Host.explain."""
+        link = self.link
+        version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
+        implementation = link.info.implementation if link.info is not None else None
+        try:
+            outgoing = _pickling.dumps_call(
+                fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
+            )
+        except _pickling.NeedsVersion:
+            raise RuntimeError(
+                f"{self.name}: what this sends depends on the host's Python; await wait_connected() first"
+            ) from None
+        names = outgoing.modules | ({"trio"} if is_async(fn) else set())
+        return explain_call(fn, outgoing, names, link.modules, self.name)
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""
@@ -867,6 +886,17 @@ class Host:
             open_core(as_tunnel(tunnel), settings, relay.start) as core,
         ):
             yield await opened(core)
+
+    def explain(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """What ``call(fn, *args, **kwargs)`` would send now: modules, bytes, and what cannot be sent or foreseen.
+
+        For development: it reads all that code, which takes seconds for large packages, and the event loop waits.
+
+        Raises:
+          Unsendable: *fn* or an argument cannot be sent.
+          RuntimeError: it depends on the host's Python, which is not known yet.
+        """
+        return self._core.explain(fn, args, kwargs)
 
     def statistics(self) -> HostStatistics:
         """How this host does now."""

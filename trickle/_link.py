@@ -18,14 +18,14 @@ from typing import Literal
 import trio
 import trio.lowlevel
 
-from trickle import _boot
+from trickle import _boot, remote
 from trickle._backoff import backoff
 from trickle._cleanup import remove_leftovers
 from trickle._decoder import READ_SIZE, MsgpackDecoder
 from trickle._diagnosis import connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
-from trickle._modules import MAX_NAME, MAX_QUESTIONS, ModuleServer
+from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._turns import TURN_HELD, Turns
@@ -55,6 +55,7 @@ from trickle.abc import Tunnel
 logger = logging.getLogger("trickle")
 
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
+MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 
 
@@ -150,9 +151,8 @@ class Link:
         self.begun: trio.Event = trio.Event()  # to connect: it has its turn; or was given up before that
         self.answered: trio.Event = trio.Event()  # or failed to
         self.gone: trio.Event = trio.Event()
-        self.modules: ModuleServer = ModuleServer(settings.modules)
+        self.modules: ModuleServer = ModuleServer(settings.modules, host=self.name)
         self._modules_lock = trio.Lock()
-        self._threads = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
         self._flowing: set[RemoteCall] = set()
@@ -226,7 +226,7 @@ class Link:
             return
         async with self._modules_lock:
             # Not to be abandoned: what ModuleServer has handed out once, it takes for sent.
-            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names, limiter=self._threads)
+            bundle = await trio.to_thread.run_sync(self.modules.bundle_for, names, limiter=_module_thread())
             self._bundled |= names
             self._send_modules(bundle)
 
@@ -456,6 +456,11 @@ class Link:
             self._turns.give_back()
 
     async def _start_tunnel(self) -> TunnelProcess | None:
+        if len(remote._path) >= MAX_DEPTH:
+            path = " > ".join([*remote._path, self.name])
+            message = f"{self.name}: too many hosts one behind the other ({path}); {MAX_DEPTH} is the most"
+            self.lose(ConnectError(message, host=self.name, reason="depth", stage=self.stage))
+            return None
         argv = self._attempt.command(self._argv)
         try:
             process = self._process = await self._start(argv, new_session=starts_new_session(self.tunnel))
@@ -511,6 +516,7 @@ class Link:
     def _configuration(self) -> dict[str, object]:
         return {
             "name": self.name,
+            "path": [*remote._path, self.name],
             "agent": secrets.token_hex(6),
             "heartbeat": self.settings.heartbeat,
             "lease": self.settings.lease,
@@ -588,7 +594,7 @@ class Link:
 
     def _take_question(self, name: bytes) -> None:
         self._questions += 1
-        if self._questions > MAX_QUESTIONS or len(name) > MAX_NAME:
+        if self._questions > MAX_QUESTIONS or len(name) > 4 * MAX_KEY:
             raise WireError(f"a question for a module that no agent of ours asks, after {self._questions} others")
         assert self._asked is not None
         self._asked.send_nowait(name.decode("utf-8", "replace"))
@@ -686,7 +692,7 @@ class Link:
         async for name in questions:
             async with self._modules_lock:
                 try:
-                    bundle = await trio.to_thread.run_sync(self.modules.answer, name, limiter=self._threads)
+                    bundle = await trio.to_thread.run_sync(self.modules.answer, name, limiter=_module_thread())
                 except ValueError as exc:
                     self.lose(ProtocolError(f"{self.name}: {exc}", host=self.name, stderr=self.stderr))
                     return
@@ -789,6 +795,21 @@ class Link:
         target = logging.getLogger(f"trickle.remote.{self.name}")
         if target.isEnabledFor(frame.level):
             target.log(min(frame.level, logging.CRITICAL), "%s: %s", _text(name), _text(message))
+
+
+_module_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("modules")
+
+
+def _module_thread() -> trio.CapacityLimiter:
+    """One thread for all hosts: what they are sent is the same, so the first finds it and the others wait for that.
+
+    It is not the program's own limiter, which may be busy with other things.
+    """
+    try:
+        return _module_limiter.get()
+    except LookupError:
+        _module_limiter.set(trio.CapacityLimiter(1))
+        return _module_limiter.get()
 
 
 def print_line(line: OutputLine) -> None:

@@ -1,27 +1,33 @@
-"""Find the source of modules for far ends, and decide what each far end is sent.
+"""Find the source of modules for far ends, and what else of them is needed there.  Read once, shared by all hosts.
 
-Nothing is ever imported here on behalf of a host: modules are found by the import system and read.
+Nothing is ever imported here on behalf of a host: modules are found by the import system and read.  What a host is
+sent, and may be sent, is _module_server.py's job.
 """
 
-import fnmatch
-import importlib.machinery
+from __future__ import annotations
+
 import importlib.util
 import os
+import re
 import sys
+import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.machinery import ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
 from pathlib import Path
 from pickle import dumps
-from typing import Any, NamedTuple, Protocol
+from pkgutil import iter_modules
+from types import CodeType
+from typing import Any, NamedTuple
 
+from . import _boot
 from ._imports import StaticImport, static_imports
 
-MAX_NAME = 255  # characters in a dotted name; a host that asks for more is not ours
-MAX_QUESTIONS = 10_000  # that one host may ask: about forty times what trio's whole test suite imports
 MAX_PACKED = 64  # bundles kept packed: one for each different function called, mostly
+MAX_REFUSALS = 20_000  # names that are remembered not to be there: hosts can ask for any
+BARE = 64  # bytes of compressed source up to which a package is taken to have none
+SMALL_UNIT = 512 * 1024  # bytes of source up to which what a host may need is sent before it is known to
 
 # The far end has its own of these, or must not have them.
 NEVER_SENT = frozenset({"__main__", "__mp_main__", "trickle", "sitecustomize", "usercustomize"})
@@ -33,88 +39,85 @@ STANDARD_LIBRARY = sys.stdlib_module_names | set(sys.builtin_module_names)
 
 
 class ModuleEntry(NamedTuple):
-    """One module as it travels.
+    """One answer as it travels.
 
-    *kind* is "module", "package", "namespace" or "missing"; of a missing one *filename* is the reason, or
-    empty where an ordinary "No module named" says it all.
+    *kind* is "module", "package" or "namespace"; the first two with "spare " before them where the host's own copy
+    of the package comes first; "elsewhere" of a package that a host without a copy has to ask for once more;
+    "missing", with the reason in place of *filename*, or nothing where an ordinary "No module named" says it all.
+    What is no module has the kind "data", "listing" or "metadata".
     """
 
     name: str
     kind: str
-    filename: str
+    filename: str  # of a namespace, its folders, a line each
     source: bytes  # compressed by zlib, in UTF-8
+    children: tuple[str, ...] = ()  # of a package: see `_children_in`
 
-
-class Permits(Protocol):
-    """What decides whether a host may be sent a module."""
-
-    def permits(self, name: str) -> bool: ...
-
-
-@dataclass(frozen=True)
-class ModulePolicy:
-    """Which of this program's modules a host may be sent.
-
-    Patterns are those of `fnmatch` on dotted names.  A pattern that names a package counts for all of it,
-    and the parents of what *allow* names are permitted with it.
-    """
-
-    allow: tuple[str, ...] = ("*",)
-    deny: tuple[str, ...] = ()
-
-    def permits(self, name: str) -> bool:
-        """Whether the module *name* may be sent."""
-        if _matches(name, self.deny):
-            return False
-        return _matches(name, self.allow) or any(pattern.startswith(f"{name}.") for pattern in self.allow)
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    names = [name, *_parents(name)]
-    return any(fnmatch.fnmatchcase(each, pattern) for pattern in patterns for each in names)
+    @property
+    def text(self) -> str:
+        """The source, as text."""
+        return zlib.decompress(self.source).decode() if self.source else ""
 
 
 class ModuleLibrary:
     """The modules of this program that can be sent, read once and shared by all hosts.
 
-    May be used from several threads: at worst something is read twice.
+    May be used from several threads, one at a time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, never_sent: frozenset[str] = NEVER_SENT) -> None:
+        self._never_sent = never_sent
+        self._lock = threading.RLock()
         self._entries: dict[str, ModuleEntry] = {}
         self._refusals: dict[str, str] = {}
         self._specs: dict[str, ModuleSpec | None] = {}
-        self._extensions: dict[str, str] = {}
+        self._units: dict[str, Compiled | None] = {}
         self._imports: dict[str, tuple[StaticImport, ...]] = {}
-        self._closures: dict[str, tuple[ModuleEntry, ...]] = {}
+        self._closures: dict[tuple[str, bool, bool], tuple[ModuleEntry, ...]] = {}
         self._packed: OrderedDict[tuple[ModuleEntry, ...], bytes] = OrderedDict()
         self._path: list[str] = []
+        self.times_packed: int = 0
 
     def find(self, name: str) -> ModuleEntry | None:
         """The module *name*, ready to send, or None where the far end's own copy counts."""
-        self._notice_new_paths()
-        entry = self._entries.get(name)
-        if entry is None and name not in self._refusals:
-            try:
-                entry = self._entries[name] = self._read(name)
-            except LookupError as exc:
-                self._refusals[name] = str(exc.args[0])
-        return entry
+        with self._lock:
+            self._notice_new_paths()
+            entry = self._entries.get(name)
+            if entry is None and name not in self._refusals:
+                if len(self._refusals) + len(self._specs) + len(self._closures) > MAX_REFUSALS:
+                    self._forget(self._refusals, self._specs, self._closures)
+                try:
+                    entry = self._entries[name] = self._read(name)
+                except LookupError as exc:
+                    self._refusals[name] = str(exc.args[0])
+            return entry
 
     def why_not(self, name: str) -> str:
         """Why *name* is not sent: a clause that fits after a colon; empty if it is sent."""
-        return "" if self.find(name) else self._refusals[name]
+        with self._lock:
+            return "" if self.find(name) else self._refusals[name]
+
+    def spec(self, name: str) -> ModuleSpec | None:
+        """Where *name* is, without importing it or its parents."""
+        with self._lock:
+            return self._spec(name)
 
     def closure(self, names: Iterable[str]) -> list[str]:
         """*names* and all that their code imports, as far as it can be sent; parents come before children."""
-        return [entry.name for entry in self.entries_for(names) if entry.kind != "missing"]
+        return [entry.name for entry in self.entries_for(names) if entry.kind not in ("missing", "elsewhere")]
 
-    def entries_for(self, names: Iterable[str]) -> list[ModuleEntry]:
-        """The closure of *names*, and a "missing" entry for each import in it that cannot be answered."""
+    def entries_for(self, names: Iterable[str], *, asked: bool = False, spare: bool = False) -> list[ModuleEntry]:
+        """The closure of *names*, and a "missing" entry for each import in it that cannot be answered.
+
+        Args:
+          asked: whether a host has asked for them, so that they are not all that it will want of their packages.
+          spare: whether they are packages that the host is known to have no copies of.
+        """
         found: dict[str, ModuleEntry] = {}
-        for name in names:
-            for entry in self._closure_of(name):
-                found.setdefault(entry.name, entry)
+        with self._lock:
+            for name in names:
+                for entry in self._closure_of(name, asked, spare):
+                    found.setdefault(entry.name, entry)
         return list(found.values())
 
     def missing(self, name: str) -> ModuleEntry:
@@ -122,92 +125,178 @@ class ModuleLibrary:
         reason = self.why_not(name)
         return ModuleEntry(name, "missing", "" if reason in (NOT_FOUND, THEIRS) else reason, b"")
 
+    def text_of_file(self, filename: str) -> str | None:
+        """The source that was read from a file of that name; None if none was."""
+        with self._lock:
+            texts = [entry.text for entry in self._entries.values() if entry.filename == filename]
+        return texts[0] if texts else None
+
     def pack(self, entries: tuple[ModuleEntry, ...]) -> bytes:
         """*entries* as one bundle; packed once, however many hosts it goes to."""
-        packed = self._packed.get(entries)
-        if packed is None:
-            packed = self._packed[entries] = dumps([tuple(entry) for entry in entries], protocol=4)
-            if len(self._packed) > MAX_PACKED:
-                self._packed.popitem(last=False)
-        return packed
+        with self._lock:
+            packed = self._packed.get(entries)
+            if packed is None:
+                self.times_packed += 1
+                packed = self._packed[entries] = dumps([tuple(entry) for entry in entries], protocol=4)
+                if len(self._packed) > MAX_PACKED:
+                    self._packed.popitem(last=False)
+            return packed
+
+    def imports_of(self, entry: ModuleEntry) -> tuple[StaticImport, ...]:
+        """What a module names in import statements."""
+        with self._lock:
+            imports = self._imports.get(entry.name)
+            if imports is None:
+                code = self._code(entry) if entry.source else None
+                imports = static_imports(code, entry.name, not entry.kind.endswith("module")) if code else ()
+                self._imports[entry.name] = imports
+            return imports
 
     def _notice_new_paths(self) -> None:
-        """Look again for what was not found, if the program has since changed where it looks."""
+        """Look again, if the program has since changed where it looks."""
         if sys.path != self._path:
             self._path = list(sys.path)
-            self._refusals.clear()
-            self._specs.clear()
-            self._closures.clear()
+            self._forget(self._refusals, self._specs, self._closures, self._entries, self._imports, self._units)
 
-    def _closure_of(self, name: str) -> tuple[ModuleEntry, ...]:
+    def _forget(self, *tables: dict[Any, Any]) -> None:
+        for table in tables:
+            table.clear()
+
+    # ---- closures
+
+    def _closure_of(self, name: str, asked: bool, spare: bool) -> tuple[ModuleEntry, ...]:
         self._notice_new_paths()
-        closure = self._closures.get(name)
+        closure = self._closures.get((name, asked, spare))
         if closure is None:
-            closure = self._closures[name] = tuple(self._walk(name))
+            closure = self._closures[name, asked, spare] = tuple(self._walk(name, asked, spare))
         return closure
 
-    def _walk(self, name: str) -> list[ModuleEntry]:
+    def _walk(self, name: str, asked: bool, spare: bool) -> list[ModuleEntry]:
         """Follow the imports from *name*, breadth first."""
         found: dict[str, ModuleEntry] = {}
-        pending = [StaticImport(name, certain=True, guarded=False, deferred=False)]
+        seen: set[tuple[str, bool]] = set()
+        unit = self.unit_of(name) if spare else ""
+        pending = [StaticImport(name, certain=True, deferred=False)]
         for wanted in pending:
-            for each in (*_parents(wanted.name), wanted.name):
+            if (wanted.name, wanted.certain) in seen:
+                continue
+            seen.add((wanted.name, wanted.certain))
+            for each in (*parents(wanted.name), wanted.name):
                 if each in found:
                     continue
                 entry = self.find(each)
-                if entry is not None:
+                if entry is None:
+                    if self._worth_denying(wanted, each):
+                        found[each] = self.missing(each)
+                elif entry.kind.startswith("spare") and self._is_large(each) and self.unit_of(each) != unit:
+                    # Hosts mostly have their own of these.
+                    top = self.unit_of(each)
+                    found[top] = ModuleEntry(top, "elsewhere", "", b"")
+                    break
+                else:
                     found[each] = entry
-                    pending.extend(self._followed(entry))
-                elif self._worth_denying(wanted, each):
-                    found[each] = self.missing(each)
+                    pending.extend(self._followed(entry, asked))
         return list(found.values())
+
+    def _is_large(self, name: str) -> bool:
+        compiled = self._compiled_in(self.unit_of(name))
+        return compiled is not None and compiled.size > SMALL_UNIT
 
     def _worth_denying(self, wanted: StaticImport, name: str) -> bool:
         """Whether the far end would otherwise come and ask for *name*, which is not sent."""
-        top = name.partition(".")[0]
+        top, dot, _ = name.partition(".")
         if top in STANDARD_LIBRARY:
             return name == top and (top in NEWER_THAN_3_6 or self._spec(top) is None)
-        parent = self.find(name.rpartition(".")[0]) if name != top else None
-        if name != top and (parent is None or parent.kind == "module"):
+        if not dot:
+            return top not in self._never_sent
+        parent = self.find(name.rpartition(".")[0])
+        if parent is None or parent.kind.endswith("module"):
             return False  # nobody asks below what is not sent, or is no package
-        return top not in NEVER_SENT and (wanted.certain or wanted.guarded)
+        last = name.rpartition(".")[2]
+        return (AND_MORE in parent.children and wanted.certain) or last in [c.rstrip("/?") for c in parent.children]
 
-    def _followed(self, entry: ModuleEntry) -> Iterator[StaticImport]:
+    def _followed(self, entry: ModuleEntry, asked: bool) -> Iterator[StaticImport]:
         """The imports of a module that belong in its closure.
 
         The program's own functions import what they need; those of an installed package mostly what is
-        optional or meant for tests: for trio that would bring in pytest, and 800 KB.
+        optional or meant for tests: for trio that would bring in pytest, and 800 KB.  But once a host has asked for
+        what was not foreseen, it gets what functions import from their own package in one go: for sympy's integrals
+        and equations that saves five questions, and costs a third more bytes.
         """
-        installed = "site-packages" in entry.filename or "dist-packages" in entry.filename
-        return (each for each in self._imports_of(entry) if not (installed and each.deferred))
+        installed = is_installed(entry.filename)
+        top = entry.name.partition(".")[0]
+        for each in self.imports_of(entry):
+            is_near = asked and each.name.partition(".")[0] == top and not _FOR_TESTS.intersection(each.name.split("."))
+            # That something is not there costs next to nothing to say.
+            is_nowhere = each.certain and self._spec_of_top(each.name) is None
+            if not (installed and each.deferred) or is_near or is_nowhere:
+                yield each
+        if asked and entry.kind.endswith("package"):
+            yield from self._bare_packages(entry)
 
-    def _imports_of(self, entry: ModuleEntry) -> tuple[StaticImport, ...]:
-        imports = self._imports.get(entry.name)
-        if imports is None:
-            source = zlib.decompress(entry.source).decode()
-            imports = static_imports(source, entry.name, entry.kind != "module")
-            self._imports[entry.name] = imports
-        return imports
+    def _bare_packages(self, entry: ModuleEntry) -> Iterator[StaticImport]:
+        """Packages below that hold nothing but data, or other packages: who asks for one mostly wants its data."""
+        for child in entry.children:
+            below = self.find(f"{entry.name}.{child[:-1]}") if child.endswith("/") else None
+            if below is not None and len(below.source) < BARE and not self.imports_of(below):
+                yield StaticImport(below.name, certain=False, deferred=False)
+
+    def _spec_of_top(self, name: str) -> ModuleSpec | None:
+        return self._spec(name.partition(".")[0])
+
+    def _code(self, entry: ModuleEntry) -> CodeType | None:
+        """The code of a module; Python's own cache has it, mostly, and is filled as an import would."""
+        spec = self._spec(entry.name)
+        try:
+            code = spec.loader.get_code(entry.name)  # type: ignore[union-attr]
+        except Exception:  # any loader's own trouble; source for another Python
+            code = None
+        if isinstance(code, CodeType):
+            return code
+        try:
+            return compile(entry.text, entry.filename, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError):
+            return None
+
+    # ---- one module
 
     def _read(self, name: str) -> ModuleEntry:
         """Find and read *name*; LookupError with the reason if it cannot be sent."""
         top = name.partition(".")[0]
-        if top in STANDARD_LIBRARY or top in NEVER_SENT:
+        if name in _boot.SENT_LATER:
+            source = _boot.lean_source(_boot.SENT_LATER[name])
+            return ModuleEntry(name, "module", f"<trickle>/{_boot.SENT_LATER[name]}", zlib.compress(source.encode(), 9))
+        if top in STANDARD_LIBRARY or top in self._never_sent:
             raise LookupError(THEIRS)
         spec = self._spec(name)
         if spec is None:
-            raise LookupError(NOT_FOUND)
-        extension = self._extension_in(top)
-        if extension:
-            raise LookupError(f"{top} contains an extension module ({extension}), so the host needs its own")
-        if spec.submodule_search_locations is not None and spec.origin is None:
-            return ModuleEntry(name, "namespace", "", zlib.compress(b""))
-        kind = "module" if spec.submodule_search_locations is None else "package"
-        source = _source(spec).replace("\r\n", "\n")
-        return ModuleEntry(name, kind, _filename(spec), zlib.compress(source.encode()))
+            raise LookupError(MADE_HERE if name in sys.modules else NOT_FOUND)
+        kind = "module"
+        children: tuple[str, ...] = ()
+        if spec.submodule_search_locations is None:
+            source = _source(spec)
+        elif spec.origin is None:
+            folders = "\n".join(spec.submodule_search_locations)
+            return ModuleEntry(name, "namespace", folders, b"", _children_in(spec.submodule_search_locations))
+        else:
+            kind, source = "package", _source(spec)
+            children = _children_in(spec.submodule_search_locations)
+            if "__path__" in source:
+                children += (AND_MORE,)
+        if self._compiled_in(self.unit_of(name)) is not None:
+            kind = f"spare {kind}"
+        source = source.replace("\r\n", "\n")
+        return ModuleEntry(name, kind, _filename(spec), zlib.compress(source.encode()), children)
+
+    def unit_of(self, name: str) -> str:
+        """The package that must not be mixed of two copies: that of the top level, below namespaces."""
+        for each in (*parents(name), name):
+            spec = self._spec(each)
+            if spec is None or spec.origin is not None or spec.submodule_search_locations is None:
+                return each
+        return name
 
     def _spec(self, name: str) -> ModuleSpec | None:
-        """Where *name* is, without importing it or its parents."""
         module = sys.modules.get(name)
         spec = getattr(module, "__spec__", None)
         if isinstance(spec, ModuleSpec) and spec.name == name:
@@ -230,20 +319,46 @@ class ModuleLibrary:
         for finder in list(sys.meta_path):
             spec = _ask(finder, name, path)
             if spec is not None:
+                _add_portions(spec, sys.path if path is None else path)
                 return spec
         return None
 
-    def _extension_in(self, top: str) -> str:
-        """The name of some compiled file under the top-level package *top*, or an empty string."""
-        if top not in self._extensions:
-            spec = self._spec(top)
-            locations = spec.submodule_search_locations if spec is not None else None
-            self._extensions[top] = _compiled_file(list(locations or ()))
-        return self._extensions[top]
+    def _compiled_in(self, unit: str) -> Compiled | None:
+        """What is compiled in a top-level package; None if nothing is."""
+        if unit not in self._units:
+            spec = self._spec(unit)
+            if spec is None:
+                self._units[unit] = None
+            elif isinstance(spec.loader, ExtensionFileLoader):
+                self._units[unit] = Compiled(Path(spec.loader.path).name, 0)
+            else:
+                self._units[unit] = _compiled_file(list(spec.submodule_search_locations or ()))
+        return self._units[unit]
+
+
+class Compiled(NamedTuple):
+    """Of a package that is not all source: some compiled file, and how many bytes of source there are."""
+
+    file: str
+    size: int
 
 
 NOT_FOUND = "this program cannot find it either"
 THEIRS = "the host's own copy counts"
+MADE_HERE = "it was made by this program while it ran, so there is nothing to send"
+_FOR_TESTS = frozenset({"tests", "_tests", "test", "testing", "conftest"})
+AND_MORE = "..."  # among a package's children: there may be more
+
+
+def is_installed(filename: str) -> bool:
+    """Whether a file belongs to an installed package, and not to the program's own code."""
+    return "site-packages" in filename or "dist-packages" in filename
+
+
+def parents(name: str) -> list[str]:
+    """The packages around *name*, outermost first."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _ask(finder: object, name: str, path: Sequence[str] | None) -> ModuleSpec | None:
@@ -270,15 +385,58 @@ def _nested_namespace(name: str, path: Sequence[str]) -> ModuleSpec | None:
     return spec if spec.submodule_search_locations else None
 
 
-def _compiled_file(folders: list[str]) -> str:
+def _compiled_file(folders: list[str]) -> Compiled | None:
+    found, size = "", 0
     for folder in folders:
-        for _, subfolders, files in os.walk(folder):
+        for where, subfolders, files in os.walk(folder):
             # Only what can be imported: not an environment or a build tree beside the code.
             subfolders[:] = sorted(each for each in subfolders if each.isidentifier())
             for file in sorted(files):
                 if file.endswith((".so", ".pyd")):
-                    return file
-    return ""
+                    found = found or file
+                elif file.endswith(".py"):
+                    size += Path(where, file).stat().st_size
+    return Compiled(found, size) if found else None
+
+
+def _add_portions(spec: ModuleSpec, path: Sequence[str]) -> None:
+    """Find the other portions of a package that looks for them itself when it is imported."""
+    if spec.submodule_search_locations is None or spec.origin is None:
+        return
+    try:
+        source = _source(spec)
+    except LookupError:
+        return
+    if "extend_path" in source or "declare_namespace" in source:
+        others = [os.path.join(folder, spec.name.rpartition(".")[2]) for folder in path]  # noqa: PTH118
+        known = list(spec.submodule_search_locations)
+        new = [folder for folder in others if Path(folder, "__init__.py").exists() and folder not in known]
+        spec.submodule_search_locations = known + new
+
+
+def _children_in(locations: Iterable[str]) -> tuple[str, ...]:
+    """The modules right below a package, so that a far end need not ask for what is not there.
+
+    Packages have a "/" behind their names, mere folders, which may be namespaces, a "?".  Where a finder of its own
+    may know of others, AND_MORE is among them.
+    """
+    names: set[str] = set()
+    for location in locations:
+        if not Path(location).is_dir():
+            names |= {found.name + "/" * found.ispkg for found in iter_modules([location])} | {AND_MORE}
+            continue
+        for entry in os.scandir(location):
+            if entry.is_dir():
+                if entry.name.isidentifier() and entry.name != "__pycache__":
+                    names.add(entry.name + ("/" if Path(entry.path, "__init__.py").exists() else "?"))
+            else:
+                stem = next((entry.name[: -len(end)] for end in _SUFFIXES if entry.name.endswith(end)), "")
+                if stem.isidentifier() and stem != "__init__":
+                    names.add(stem)
+    return tuple(sorted(names))
+
+
+_SUFFIXES = (*EXTENSION_SUFFIXES, ".so", ".pyd", ".py", ".pyc")
 
 
 def _source(spec: ModuleSpec) -> str:
@@ -286,11 +444,17 @@ def _source(spec: ModuleSpec) -> str:
     loader: Any = spec.loader
     source = None
     try:
-        if hasattr(loader, "get_source"):
+        if isinstance(loader, ExtensionFileLoader):
+            # What it was compiled from, where that is Python too (mypyc, Cython's pure mode).
+            source = importlib.util.decode_source(Path(_filename(spec)).read_bytes())
+        elif hasattr(loader, "get_source"):
             source = loader.get_source(spec.name)
         elif hasattr(loader, "get_data") and spec.origin:
             source = importlib.util.decode_source(loader.get_data(spec.origin))
     except Exception as exc:  # any loader's own trouble: decoding, reading, a zip that is gone
+        if isinstance(loader, ExtensionFileLoader):
+            file = Path(loader.path).name
+            raise LookupError(f"{spec.name} is an extension module ({file}), which cannot be sent") from exc
         raise LookupError(f"its source cannot be read ({type(exc).__name__}: {exc})") from exc
     if not isinstance(source, str):
         raise LookupError(f"it has no Python source ({type(loader).__name__})")
@@ -298,67 +462,10 @@ def _source(spec: ModuleSpec) -> str:
 
 
 def _filename(spec: ModuleSpec) -> str:
+    if isinstance(spec.loader, ExtensionFileLoader):
+        return re.sub(r"(\.[\w-]+)?\.(so|pyd)$", "", spec.loader.path) + ".py"
     return spec.origin if spec.has_location and spec.origin else f"<{spec.name}>"
 
 
-def _parents(name: str) -> list[str]:
-    """The packages around *name*, outermost first."""
-    parts = name.split(".")
-    return [".".join(parts[:count]) for count in range(1, len(parts))]
-
-
 LIBRARY = ModuleLibrary()  # shared by all hosts of this program
-
-
-class ModuleServer:
-    """What one host was sent, and the answers to what it asks.  Not for two threads at once."""
-
-    def __init__(self, policy: Permits | None = None, library: ModuleLibrary = LIBRARY) -> None:
-        self._policy = policy
-        self._library = library
-        self._sent: set[str] = set()
-        self._bundled: set[str] = set()
-        self._questions = 0
-
-    @property
-    def modules_sent(self) -> int:
-        """How many modules the host has, or was told that it will not get."""
-        return len(self._sent)
-
-    def bundle_for(self, names: Iterable[str]) -> bytes | None:
-        """The closure of *names*, less what this host already has; None if that is nothing."""
-        wanted = [name for name in sorted(names) if name not in self._bundled]
-        if not wanted:
-            return None
-        self._bundled.update(wanted)
-        return self._pack(self._library.entries_for(wanted))
-
-    def answer(self, name: str) -> bytes | None:
-        """The bundle that answers a host's question for *name*; None if it was answered before.
-
-        Raises:
-          ValueError: no agent of ours asks this, or so much.
-        """
-        self._questions += 1
-        if self._questions > MAX_QUESTIONS:
-            raise ValueError(f"asked for more than {MAX_QUESTIONS} modules")
-        if not isinstance(name, str) or len(name) > MAX_NAME:
-            raise ValueError(f"asked for a module name of more than {MAX_NAME} characters")
-        if name in self._sent:
-            return None
-        if not all(part.isidentifier() for part in name.split(".")):
-            return self._pack([ModuleEntry(name, "missing", "", b"")])
-        entries = self._library.entries_for([name])
-        if all(entry.name != name for entry in entries):
-            entries.append(self._library.missing(name))
-        return self._pack(entries)
-
-    def _pack(self, entries: list[ModuleEntry]) -> bytes | None:
-        fresh = tuple(self._permitted(entry) for entry in entries if entry.name not in self._sent)
-        self._sent.update(entry.name for entry in fresh)
-        return self._library.pack(fresh) if fresh else None
-
-    def _permitted(self, entry: ModuleEntry) -> ModuleEntry:
-        if entry.kind == "missing" or self._policy is None or self._policy.permits(entry.name):
-            return entry
-        return ModuleEntry(entry.name, "missing", "the policy of this program (modules=) keeps it here", b"")
+RECURSIVE = ModuleLibrary(NEVER_SENT - {"trickle"})  # for those that use trickle over there

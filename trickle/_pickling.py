@@ -21,6 +21,7 @@ from ._imports import absolute_name
 from ._modules import STANDARD_LIBRARY
 from ._source_code import (
     NamesUsed,
+    Snippet,
     names_used,
     names_used_by_statement,
     snippet_of_function,
@@ -43,10 +44,12 @@ class OutgoingCall:
     Attributes:
       modules: names that unpickling imports, or source in the payload; those of the standard library are left
         out, and some may turn out to be attributes of modules.
+      snippets: source in the payload.
     """
 
     payload: bytes
     modules: frozenset[str]
+    snippets: tuple[Snippet, ...] = ()
 
 
 def dumps_call(
@@ -81,7 +84,7 @@ def dumps_call(
     items = [item for item in call.items.values() if item is not None]
     if items:
         pickled = pickle.dumps(items, call.protocol) + pickled
-    return OutgoingCall(pickled, frozenset(call.modules))
+    return OutgoingCall(pickled, frozenset(call.modules), tuple(call.snippets))
 
 
 def _labelled(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -98,6 +101,7 @@ class _Call:
         self.implementation = implementation
         self.protocol = 4 if far_version is None or far_version < (3, 8) else 5
         self.modules: set[str] = set()
+        self.snippets: list[Snippet] = []
         self.items: dict[str, functions.MainItem | None] = {}
 
     def pickle(self, obj: object, needed: set[str] | None = None) -> bytes:
@@ -114,6 +118,8 @@ class _Call:
     def note_imports(self, used: NamesUsed, module_globals: Mapping[str, Any]) -> None:
         """Remember what code that is sent imports itself."""
         package = module_globals.get("__package__") or ""
+        if package and module_globals is vars(sys.modules["__main__"]) and any(level for _, level in used.imports):
+            self.items.setdefault("__package__", self._value_item("__package__", package))  # python -m package.script
         for name, level in used.imports:
             self.note_module(absolute_name(name, level, package))
 
@@ -129,6 +135,7 @@ class _Call:
             return
         used = names_used_by_statement(snippet)
         self.items[name] = (name, "statement", tuple(snippet), sorted(used.before), sorted(used.after))
+        self.snippets.append(snippet)
         self.note_imports(used, script)
         for each in sorted(used.before | used.after):
             self.need(each)
@@ -219,6 +226,11 @@ class _Pickler(pickle.Pickler):
     def _module(self, module: ModuleType) -> Any:
         if module is sys.modules["__main__"]:
             return functions.main_module, ()
+        if not _is_importable(module):
+            raise pickle.PicklingError(
+                f"module {module.__name__} was made by this program while it ran, so there is nothing to send;"
+                " put its code into a file"
+            )
         self._call.note_module(module.__name__)
         return functions.import_module, (module.__name__,)
 
@@ -248,6 +260,7 @@ class _Pickler(pickle.Pickler):
         code, call = function.__code__, self._call
         snippet = snippet_of_function(code, function.__globals__)
         if snippet is not None:
+            call.snippets.append(snippet)
             return _Reduced(functions.code_from_source, tuple(snippet), code.co_name)
         if call.far_version is None:
             raise NeedsVersion

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import trio
 
-from trickle._modules import ModulePolicy
+from trickle._module_policy import ModulePolicy
 
 if TYPE_CHECKING:
     from trickle._progress import HostProgress

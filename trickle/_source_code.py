@@ -222,6 +222,11 @@ def source_file(filename: str, module_globals: dict[str, Any], *, again: bool = 
     return _files[filename]
 
 
+def text_looked_at(filename: str) -> str | None:
+    """The text of a file that code was taken from; None if none was."""
+    return _files[filename].text if filename in _files else None
+
+
 def _command_line_program() -> str:
     """The program of ``python -c``, which Python itself keeps nowhere else before 3.13."""
     words = iter(sys.orig_argv[1:])

@@ -5,7 +5,7 @@ All of it is harmless on the controller, so that the same function can be called
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterator, Optional
+    from typing import Any, Iterator, Optional, Tuple
 
 __all__ = ["CallCancelled", "Channel", "check_cancelled", "host_name", "time_left"]
 
@@ -13,6 +13,7 @@ __all__ = ["CallCancelled", "Channel", "check_cancelled", "host_name", "time_lef
 host_name: "Optional[str]" = None
 
 _NEVER = float("inf")
+_path: "Tuple[str, ...]" = ()  # the hosts that lead here, this one last; none on the controller
 
 
 class CallCancelled(BaseException):

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trickle._modules import ModuleLibrary, ModuleServer
+from trickle._module_server import ModuleServer
+from trickle._modules import ModuleLibrary
 from trickle._pickling import OutgoingCall, dumps_call
 
 from ..pythons import version_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trickle._exceptions import Unsendable
-from trickle._modules import ModuleServer
+from trickle._module_server import ModuleServer
 from trickle._pickling import NeedsVersion, OutgoingCall, dumps_call
 
 from .far_end import ROOT

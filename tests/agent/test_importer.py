@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from trickle._modules import ModuleLibrary, ModulePolicy, ModuleServer
+from trickle._module_policy import ModulePolicy
+from trickle._module_server import ModuleServer
+from trickle._modules import ModuleLibrary
 
 from ..pythons import far_pythons, python_id
 from .far_end import FarEnd, RaisedThere, far_end
@@ -142,13 +144,16 @@ def test_the_controllers_copy_wins_whole(far: FarEnd, here: Path, there: Path) -
 
 
 def test_a_package_with_an_extension_module_is_the_far_ends(far: FarEnd, here: Path, there: Path) -> None:
-    write(here, {"compiled/__init__.py": "WHERE = 'here'\n", "compiled/_speedups.abi3.so": ""})
+    write(
+        here,
+        {"compiled/__init__.py": "WHERE = 'here'\n", "compiled/_speedups.abi3.so": "", "compiled/only_here.py": ""},
+    )
     write(there, {"compiled/__init__.py": "WHERE = 'there'\n"})
 
-    result = far.run("import compiled; result = compiled.WHERE, importer.why_missing('compiled')")
-
-    assert result[0] == "there"
-    assert "extension module (_speedups.abi3.so)" in result[1]
+    assert far.run("import compiled; result = compiled.WHERE") == "there"
+    with pytest.raises(RaisedThere, match="No module named 'compiled.only_here'"):
+        far.run("import compiled.only_here")
+    assert far.asked == ["compiled"]
 
 
 def test_a_policy_keeps_modules_here(python: str, here: Path) -> None:

@@ -17,7 +17,7 @@ import trio.lowlevel
 import trickle
 from tests import torture, work
 from tests.hosts import file_appears, is_running, is_stopped, local, process_ends, running_below
-from trickle._modules import ModuleServer
+from trickle._module_server import ModuleServer
 from trickle._wire.connection import CREDIT
 from trickle.abc import Tunnel
 

@@ -4,12 +4,15 @@ import pickle
 import sys
 import zipfile
 import zlib
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
 
 from trickle._imports import static_imports
-from trickle._modules import MAX_QUESTIONS, ModuleLibrary, ModulePolicy, ModuleServer
+from trickle._module_policy import ModulePolicy
+from trickle._module_server import MAX_QUESTIONS, ModuleServer
+from trickle._modules import SMALL_UNIT, ModuleLibrary
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def write(root: Path, files: dict[str, str]) -> None:
 
 def kinds(bundle: bytes | None) -> dict[str, str]:
     assert bundle is not None
-    return {name: kind for name, kind, _, _ in pickle.loads(bundle)}
+    return {name: kind for name, kind, *_ in pickle.loads(bundle)}
 
 
 # ---- finding
@@ -97,11 +100,42 @@ def test_the_far_end_has_its_own_of_these(library: ModuleLibrary, name: str) -> 
     assert library.why_not(name) == "the host's own copy counts"
 
 
-def test_a_package_with_an_extension_module_anywhere_is_never_sent(library: ModuleLibrary, here: Path) -> None:
-    write(here, {"mixed/__init__.py": "", "mixed/pure.py": "", "mixed/deep/fast.abi3.so": ""})
+def test_what_is_pure_of_a_package_with_an_extension_module_is_only_to_spare(
+    library: ModuleLibrary, here: Path
+) -> None:
+    write(here, {"mixed/__init__.py": "", "mixed/pure.py": "", "mixed/deep/fast.abi3.so": "", "mixed/deep/x.py": ""})
 
-    assert library.find("mixed.pure") is None
-    assert "fast.abi3.so" in library.why_not("mixed.pure")
+    found = [library.find(name) for name in ("mixed", "mixed.pure", "mixed.deep.x")]
+
+    assert [entry and entry.kind for entry in found] == ["spare package", "spare module", "spare module"]
+
+
+def test_an_extension_module_says_what_it_is(library: ModuleLibrary, here: Path) -> None:
+    write(here, {f"quick{EXTENSION_SUFFIXES[0]}": ""})
+
+    assert library.find("quick") is None
+    assert (
+        library.why_not("quick") == f"quick is an extension module (quick{EXTENSION_SUFFIXES[0]}), which cannot be sent"
+    )
+
+
+def test_what_an_extension_module_was_compiled_from_is_found_beside_it(library: ModuleLibrary, here: Path) -> None:
+    write(here, {f"both_ways{EXTENSION_SUFFIXES[0]}": "", "both_ways.py": "VALUE = 1\n"})
+
+    entry = library.find("both_ways")
+
+    assert entry is not None and entry.kind == "spare module"
+    assert entry.filename == str(here / "both_ways.py")
+    assert zlib.decompress(entry.source) == b"VALUE = 1\n"
+
+
+def test_large_packages_that_hosts_may_have_are_only_mentioned(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"vast/__init__.py": "import vast_needs\n" + "#" * SMALL_UNIT, "vast/x.so": "", "vast_needs.py": ""})
+    write(here, {"uses_vast.py": "import vast\n"})
+    server = ModuleServer(library=library)
+
+    assert kinds(server.bundle_for(["uses_vast"])) == {"uses_vast": "module", "vast": "elsewhere"}
+    assert kinds(server.answer("vast!")) == {"vast": "spare package", "vast_needs": "module", "vast!": "missing"}
 
 
 def test_compiled_files_in_an_environment_beside_the_code_do_not_count(library: ModuleLibrary, here: Path) -> None:
@@ -121,7 +155,7 @@ def test_a_module_without_source_says_so(library: ModuleLibrary, here: Path) -> 
 
 
 def names_imported(source: str, name: str = "pkg.mod", is_package: bool = False) -> set[str]:
-    return {each.name for each in static_imports(source, name, is_package)}
+    return {each.name for each in static_imports(compile(source, name, "exec"), name, is_package)}
 
 
 def test_imports_are_read_wherever_they_stand() -> None:
@@ -167,8 +201,20 @@ if sys.platform == "win32":
     assert names_imported(source) == {"b"}
 
 
-def test_source_that_cannot_be_parsed_imports_nothing() -> None:
-    assert static_imports("import a\nprint 'old'\n", "m", False) == ()
+def test_many_imports_are_read_although_their_numbers_take_more_than_a_byte() -> None:
+    numbers = range(400)
+    source = "\n".join(f"import m{n}; from p{n} import x{n} as y" for n in numbers)
+
+    found = names_imported(source)
+
+    assert found == {name for n in numbers for name in (f"m{n}", f"p{n}", f"p{n}.x{n}")}
+    assert names_imported(f"{source}\nif TYPE_CHECKING:\n    import q\n") == found
+
+
+def test_source_that_cannot_be_compiled_imports_nothing(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"of_old.py": "import json, nowhere\nprint 'old'\n"})
+
+    assert library.closure(["of_old"]) == ["of_old"]
 
 
 # ---- closures
@@ -240,8 +286,20 @@ def test_foreseeable_misses_are_answered_beforehand(library: ModuleLibrary, here
 
     sent = kinds(ModuleServer(library=library).bundle_for(["foresees"]))
 
-    missing = {"foresees._speedups", "tomllib", "msvcrt", "nowhere", "compiled_one"}
-    assert sent == {"foresees": "package", **dict.fromkeys(missing, "missing")}
+    missing = dict.fromkeys({"tomllib", "msvcrt", "nowhere"}, "missing")
+    assert sent == {"foresees": "package", "compiled_one": "spare package", **missing}
+
+
+def test_a_package_says_what_is_below_it(library: ModuleLibrary, here: Path) -> None:
+    write(here, {"table/__init__.py": "", "table/mod.py": "", "table/pkg/__init__.py": "", "table/data/x.txt": ""})
+    write(
+        here, {"table/__pycache__/mod.pyc": "", "table/not-a-module.py": "", f"table/quick{EXTENSION_SUFFIXES[0]}": ""}
+    )
+
+    entry = library.find("table")
+
+    assert entry is not None
+    assert entry.children == ("data?", "mod", "pkg/", "quick")
 
 
 def test_answers_are_negative_for_what_is_not_there(library: ModuleLibrary) -> None:

@@ -1,12 +1,13 @@
-"""What ``import trickle`` gives over there: ``trickle.remote``, and stand-ins for names that only the controller uses.
+"""What ``import trickle`` gives over there: ``trickle.remote``, and stand-ins for names that only controllers use.
 
-A module whose functions are called over there often names ``trickle.Host`` in an annotation or ``trickle.HostLost``
-in an ``except``: reading such a name is harmless, using it says where one is.
+A module whose functions are called over there often names ``trickle.Host`` in an annotation, or makes a tunnel at its
+top level: reading and making such things is harmless.  Who enters ``open_host`` or ``open_group`` gets trickle itself,
+where this Python is one that it supports; recursion.py sees to that.
 """
 
 import sys
 
-import trickle.remote  # noqa: F401 (so that it is there, and no stand-in)
+import trickle.remote  # here at once, so that it is no stand-in
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,15 +31,24 @@ class _StandIn(Exception):
 
     def __init__(self, *args: "Any", **kwargs: "Any") -> None:
         Exception.__init__(self, *args)
+        self.made_with = args, kwargs
 
     def __getattr__(self, name: str) -> "Any":
         raise RuntimeError("trickle.%s is not to be had on a remote host" % type(self).__name__)
 
     def __aenter__(self) -> "Any":
-        return self.__getattr__("__aenter__")
+        if sys.version_info < (3, 11):
+            raise RuntimeError(
+                "trickle.%s needs Python 3.11 or later on the host that uses it; %s has %d.%d.%d"
+                % ((type(self).__name__, trickle.remote.host_name) + sys.version_info[:3])
+            )
+        from trickle._agent import recursion
+
+        self.real = recursion.realize(self)
+        return self.real.__aenter__()
 
     def __aexit__(self, *exc_info: "Any") -> "Any":
-        return self.__getattr__("__aexit__")
+        return self.real.__aexit__(*exc_info)
 
 
 class _FarEnd(type(sys)):  # type: ignore[misc]

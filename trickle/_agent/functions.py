@@ -157,13 +157,17 @@ _assign = _make_assign()
 
 def compile_snippet(snippet: "Snippet") -> "CodeType":
     """Compile a snippet so that its lines and columns are those of the file it comes from."""
-    filename, line, text, start, end, before, after, features = snippet
+    return compile_source(snippet_source(snippet), snippet[0], _future_flags(snippet[7]))
+
+
+def snippet_source(snippet: "Snippet") -> str:
+    """What there is to compile of a snippet, every line and column where it was."""
+    _, line, text, start, end, before, after, _ = snippet
     lines = text.split("\n")
     if end >= 0:
         lines[-1] = lines[-1][:end]
     lines[0] = " " * start + lines[0][start:]
-    above = "\n" * (line - 1 - before.count("\n"))
-    return compile_source(above + before + "\n".join(lines) + after, filename, _future_flags(features))
+    return "\n" * (line - 1 - before.count("\n")) + before + "\n".join(lines) + after
 
 
 def _future_flags(features: "Tuple[str, ...]") -> int:

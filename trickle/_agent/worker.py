@@ -30,6 +30,7 @@ MOST_FRAMES = 100  # of a stack, as faulthandler has it
 PIPE_HOLDS = 4096  # bytes, at the least
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 READ_SIZE = 256 * 1024
+LONGEST_CHAIN = 20  # exceptions, each of which the one before it came from
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
 
@@ -257,10 +258,16 @@ class Worker:
 
     def _explain(self, exc: BaseException) -> None:
         """Say what the controller knows of a module that it did not send."""
-        if isinstance(exc, ImportError) and isinstance(exc.name, str):
-            reason = self.importer.why_missing(exc.name)
-            if reason and isinstance(exc.msg, str):
-                exc.msg = "%s (%s)" % (exc.msg, reason)
+        link: "Optional[BaseException]" = exc
+        for _ in range(LONGEST_CHAIN):
+            if isinstance(link, ImportError) and isinstance(link.name, str) and isinstance(link.msg, str):
+                name = link.name
+                if link.msg.startswith("cannot import name '"):
+                    name += "." + link.msg.split("'")[1]
+                reason = self.importer.why_missing(name)
+                if reason and reason not in link.msg:
+                    link.msg = "%s (on %s: %s)" % (link.msg, remote.host_name, reason)
+            link = link and (link.__cause__ or link.__context__)
         if self._importing and isinstance(exc, Exception):
             note = "(raised while the call's code was imported, by Python %d.%d.%d)" % sys.version_info[:3]
             try:
@@ -471,6 +478,7 @@ def main(
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     _this = worker = Worker(link, control, configuration, mark)
     remote.host_name = configuration["name"]
+    remote._path = tuple(configuration.get("path", (remote.host_name,)))
     remote._runner = worker  # type: ignore[assignment]
     sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
     logs.install(worker.send_record)

@@ -1,0 +1,220 @@
+"""Packages that are found or made in unusual ways, in every Python that is found."""
+
+import subprocess
+import sys
+import types
+import zipfile
+from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from pathlib import Path
+
+import pytest
+
+from ..pythons import far_pythons, python_id
+from .far_end import ROOT, FarEnd, RaisedThere, far_end
+
+pytestmark = pytest.mark.parametrize("python", far_pythons(), ids=python_id)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that this program imports from, and forgets afterwards."""
+    directory = tmp_path / "here"
+    directory.mkdir()
+    monkeypatch.syspath_prepend(directory)
+    return directory
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """A directory that the far end imports from."""
+    directory = tmp_path / "there"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def far(python: str, there: Path) -> Iterator[FarEnd]:
+    with far_end(python, site_packages=[there]) as far:
+        yield far
+
+
+def write(root: Path, files: dict[str, str]) -> None:
+    for name, source in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+
+
+def test_a_package_that_replaces_itself_is_what_it_makes_of_itself(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "replaced/__init__.py": "import sys\nclass Api:\n"
+            "    __name__, __path__, __spec__ = __name__, __path__, __spec__\n"
+            "    def hello(self): return 'hello'\nsys.modules[__name__] = Api()\n",
+            "replaced/below.py": "VALUE = 'below'\n",
+        },
+    )
+
+    result = far.run("import replaced\nfrom replaced import below\nresult = replaced.hello(), below.VALUE")
+
+    assert result == ("hello", "below")
+
+
+def test_a_package_may_make_modules_below_itself(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "makes.py": "import sys, types\n__path__ = []\nmoves = types.ModuleType(__name__ + '.moves')\n"
+            "moves.__path__ = []\nmoves.value = 5\nsys.modules[__name__ + '.moves'] = moves\n"
+            "inner = types.ModuleType(__name__ + '.moves.inner')\nsys.modules[__name__ + '.moves.inner'] = inner\n"
+        },
+    )
+
+    result = far.run("import makes\nfrom makes.moves import value\nimport makes.moves.inner\nresult = value")
+
+    assert result == 5
+    assert far.asked == ["makes"]
+
+
+def test_a_package_of_the_old_kind_may_have_portions(
+    far: FarEnd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n"
+    for portion in ("one", "two"):
+        write(tmp_path / portion, {"oldspace/__init__.py": extend, f"oldspace/{portion}.py": f"VALUE = {portion!r}\n"})
+        monkeypatch.syspath_prepend(tmp_path / portion)
+
+    result = far.run("from oldspace import one, two; result = one.VALUE, two.VALUE")
+
+    assert result == ("one", "two")
+
+
+def test_a_finder_of_the_programs_own_is_asked(far: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loader:
+        def get_source(self, name: str) -> str:
+            return f"NAME = {name!r}\n" + ("" if "." in name else "from . import below\n")
+
+    class Finder:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            if name not in ("conjured", "conjured.below"):
+                return None
+            return ModuleSpec(name, Loader(), is_package=name == "conjured", origin=f"<{name}>")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+
+    result = far.run("import conjured; result = conjured.NAME, conjured.below.NAME")
+
+    assert result == ("conjured", "conjured.below")
+
+
+def test_an_editable_install_is_found(far: FarEnd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, wheels, site = tmp_path / "project", tmp_path / "wheels", tmp_path / "site"
+    write(
+        project,
+        {
+            "pyproject.toml": "[build-system]\nrequires = ['setuptools']\nbuild-backend = 'setuptools.build_meta'\n"
+            "[project]\nname = 'editable-thing'\nversion = '4.5'\n"
+            "[tool.setuptools]\npackages = ['editable_thing']\n[tool.setuptools.package-dir]\neditable_thing = 'lib'\n",
+            "lib/__init__.py": "from .inner import VALUE\n",
+            "lib/inner.py": "VALUE = 'edited'\n",
+            "lib/data.txt": "data",
+        },
+    )
+    wheels.mkdir()
+    build = f"import setuptools.build_meta as b; b.build_editable({str(wheels)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=project, check=True, capture_output=True)
+    with zipfile.ZipFile(next(wheels.iterdir())) as wheel:
+        wheel.extractall(site)
+    before = list(sys.meta_path), list(sys.path_hooks)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    try:
+        import site as site_module
+
+        site_module.addsitedir(str(site))
+        script = "import editable_thing as e, pkgutil; result = e.VALUE, pkgutil.get_data('editable_thing', 'data.txt')"
+        assert far.run(script) == ("edited", b"data")
+    finally:
+        sys.meta_path[:], sys.path_hooks[:] = before
+        for name in [name for name in sys.modules if name.startswith("__editable__")]:
+            del sys.modules[name]
+
+
+def test_a_module_made_at_run_time_is_refused_clearly(far: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = types.ModuleType("made_here")
+    exec("def f(x): return x + 1", made.__dict__)
+    monkeypatch.setitem(sys.modules, "made_here", made)
+
+    with pytest.raises(RaisedThere, match="No module named 'made_here'"):
+        far.run("import made_here")
+    assert "was made by this program while it ran" in far.run("result = importer.why_missing('made_here')")
+
+
+def test_extension_modules_are_replaced_by_what_is_pure_where_the_package_can(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "speedy/__init__.py": "try: from ._quick import add\nexcept ImportError: from ._slow import add\n",
+            "speedy/_slow.py": "def add(a, b): return a + b\n",
+            f"speedy/_quick{EXTENSION_SUFFIXES[0]}": "",
+        },
+    )
+
+    result = far.run("import speedy; result = speedy.add(1, 2), speedy.add.__module__")
+
+    assert result == (3, "speedy._slow")
+    assert far.asked == ["speedy"]
+
+
+def test_extension_modules_without_anything_pure_say_what_is_missing(far: FarEnd, here: Path) -> None:
+    write(here, {"needy/__init__.py": "from . import _core\n", f"needy/_core{EXTENSION_SUFFIXES[0]}": ""})
+
+    with pytest.raises(RaisedThere, match="_core"):
+        far.run("import needy")
+
+    reason = far.run("result = importer.why_missing('needy._core')")
+    assert reason == f"needy._core is an extension module (_core{EXTENSION_SUFFIXES[0]}), which cannot be sent"
+
+
+def test_large_packages_with_extensions_are_the_hosts_own_or_asked_for(far: FarEnd, here: Path, there: Path) -> None:
+    bulk = "#" * 600_000
+    for name in ("vast_here", "vast_there"):
+        write(here, {f"{name}/__init__.py": f"from . import part\nWHERE = 'here'\n{bulk}", f"{name}/part.py": ""})
+        write(here, {f"{name}/_x{EXTENSION_SUFFIXES[0]}": ""})
+    write(there, {"vast_there/__init__.py": "WHERE = 'there'\n"})
+    write(here, {"uses_both.py": "import vast_here, vast_there\nRESULT = vast_here.WHERE, vast_there.WHERE\n"})
+
+    far.send_modules(["uses_both"])
+    result = far.run("import uses_both; result = uses_both.RESULT")
+
+    assert result == ("here", "there")
+    assert far.asked == ["vast_here!"]
+
+
+def test_a_script_that_runs_as_a_module_may_import_its_neighbours(far: FarEnd, tmp_path: Path) -> None:
+    from .script import PREAMBLE, ScriptCall, pickle
+
+    write(tmp_path, {"run_as/__init__.py": "", "run_as/neighbour.py": "VALUE = 9\n"})
+    write(
+        tmp_path,
+        {"run_as/program.py": PREAMBLE + "def f():\n    from .neighbour import VALUE\n    return VALUE\n"
+         "def g():\n    from . import neighbour\n    return neighbour.VALUE, __name__\n"
+         "remote.call(f); remote.call(g)\nremote.finish()\n"},
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "run_as.program"],
+        stdout=subprocess.PIPE,
+        check=True,
+        env={"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        cwd=tmp_path,
+    )
+
+    results = []
+    for call in (ScriptCall(*each) for each in pickle.loads(done.stdout)):
+        assert call.outgoing is not None, call.error
+        if call.bundle is not None:
+            far.run("importer.add_bundle(bundle)", bundle=call.bundle)
+        results.append(far.call_pickled(call.outgoing))
+    assert results == [9, (9, "__main__")]
+    assert far.asked == []

@@ -1,0 +1,131 @@
+"""trickle over there: hosts that are opened from hosts."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests.hosts import local
+from tests.pythons import far_pythons, python_id, version_of
+from trickle._link import MAX_DEPTH
+
+RELAY = """
+import os, sys
+import trickle
+from trickle import HostLost  # harmless: it is not used
+
+TUNNEL = trickle.Local("inner", python=sys.executable)  # so is this
+
+def where() -> int:
+    return trickle.remote.host_name, os.getpid()
+
+async def relay(python, function="where", *args):
+    async with trickle.open_host(trickle.Local("inner", python=python)) as host:
+        return where(), await host.call(globals()[function], *args)
+
+async def relay_group(python, names):
+    async with trickle.open_group([trickle.Local(name, python=python) for name in names]) as group:
+        results = await group.call(where)
+    return {name: value[0] for name, value in results.successful().items()}
+
+async def fail(python):
+    async with trickle.open_host(trickle.Command(["false"], name="nowhere", python=python)) as host:
+        try:
+            await host.call(where)
+        except trickle.ConnectError:
+            return "never"
+
+async def deeper(python, depth):
+    async with trickle.open_host(trickle.Local("d%d" % depth, python=python)) as host:
+        return await host.call(deeper, python, depth + 1)
+"""
+
+
+@pytest.fixture
+def relays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
+    (tmp_path / "relays.py").write_text(RELAY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "relays", raising=False)
+    import relays  # type: ignore[import-not-found]
+
+    return relays
+
+
+NEW = [python for python in far_pythons() if (version_of(python) or (0,)) >= (3, 11)]
+
+
+@pytest.mark.parametrize("python", NEW, ids=python_id)
+async def test_a_function_may_open_hosts_from_its_host(python: str, relays: object) -> None:
+    async with trickle.open_host(trickle.Local("outer", python=python)) as host:
+        outer, inner = await host.call(relays.relay, python)  # type: ignore[attr-defined]
+
+    assert (outer[0], inner[0]) == ("outer", "inner")
+    assert outer[1] != inner[1]
+
+
+async def test_a_function_may_open_a_group_from_its_host(relays: object) -> None:
+    async with trickle.open_host(local("outer")) as host:
+        answers = await host.call(relays.relay_group, sys.executable, ["a", "b"])  # type: ignore[attr-defined]
+
+    assert answers == {"a": "a", "b": "b"}
+
+
+async def test_errors_of_inner_hosts_name_them(relays: object) -> None:
+    async with trickle.open_host(local("outer")) as host:
+        with pytest.raises(trickle.RemoteError, match=r"outer: trickle\.ConnectError: nowhere: "):
+            await host.call(relays.fail, sys.executable)  # type: ignore[attr-defined]
+
+
+async def test_a_function_that_opens_hosts_for_itself_comes_to_an_end(relays: object) -> None:
+    async with trickle.open_host(local("outer")) as host:
+        with pytest.raises(trickle.RemoteError) as caught:
+            await host.call(relays.deeper, sys.executable, 1)  # type: ignore[attr-defined]
+
+    path = " > ".join(["outer", *(f"d{depth}" for depth in range(1, MAX_DEPTH + 1))])
+    assert f"too many hosts one behind the other ({path}); {MAX_DEPTH} is the most" in str(caught.value)
+
+
+async def test_hosts_of_an_old_python_refuse_by_name(relays: object, tmp_path: Path) -> None:
+    old = [python for python in far_pythons() if (version_of(python) or (0,)) < (3, 11)]
+    if not old:
+        pytest.skip("there is no older Python here")
+    version = ".".join(map(str, version_of(old[0]) or ()))
+
+    def use(path: str) -> object:
+        import trickle as there
+
+        try:
+            return there.open_host(there.Local()).__aenter__()
+        except RuntimeError as exc:
+            return str(exc)
+
+    async with trickle.open_host(trickle.Local("old", python=old[0])) as host:
+        said = await host.call(use, "")
+
+    assert said == f"trickle.open_host needs Python 3.11 or later on the host that uses it; old has {version}"
+
+
+async def test_a_cancelled_relay_leaves_nothing_on_its_hosts(relays: object, tmp_path: Path) -> None:
+    async def wait_inside(python: str, path: str) -> None:
+        import pathlib
+
+        import trickle as there
+
+        async with there.open_host(there.Local("inner", python=python)) as host:
+            pid = host.info.pid
+            pathlib.Path(path + ".new").write_text(str(pid))
+            pathlib.Path(path + ".new").rename(path)
+            await trio.sleep_forever()
+
+    from tests.hosts import file_appears, is_running
+
+    path = tmp_path / "pid"
+    async with trickle.open_host(local("outer")) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, wait_inside, sys.executable, str(path))
+            pid = int(await file_appears(path))
+            nursery.cancel_scope.cancel()
+
+    assert not is_running(pid)
