@@ -18,6 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
+import trio.testing
 
 from trickle._boot import python_command
 from trickle._cleanup import remove_leftovers
@@ -61,7 +62,10 @@ async def check_tunnel(make_tunnel: Callable[[], Tunnel]) -> None:
 
     Raises:
       AssertionError: it says what is broken, and what to try.
+      RuntimeError: this trio runs by a mock clock, which does not wait for processes.
     """
+    if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock):
+        raise RuntimeError("check_tunnel() takes real time: it cannot be run by a MockClock")
     tunnel = _check_data(make_tunnel)
     await _check_words(tunnel)
     await _check_end_of_stdin(tunnel)

@@ -46,6 +46,7 @@ def need(*programs: str, kind: str, root: bool = False) -> None:
         require(kind, "only root can do that")
 
 
+SANDBOX = ("bwrap", "--dev-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "--die-with-parent")
 Check = Callable[[Callable[[], Tunnel]], None]
 
 
@@ -91,9 +92,18 @@ def test_command_that_enters_namespaces(check: Check) -> None:
 
 def test_command_that_makes_a_sandbox(check: Check) -> None:
     need("bwrap", kind="bwrap")
-    sandbox = ["bwrap", "--dev-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "--die-with-parent"]
 
-    check(lambda: trickle.Command(sandbox, python=sys.executable))
+    check(lambda: trickle.Command(SANDBOX, python=sys.executable))
+
+
+def test_what_cannot_be_seen_over_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    need("bwrap", kind="bwrap")
+    outer = trickle.Command(SANDBOX, python=sys.executable, name="outer")  # another one for each connection
+    inner = trickle.Command(SANDBOX, python=sys.executable, name="inner", via=outer)
+
+    trio.run(check_tunnel, lambda: inner)
+
+    assert "inner: its processes over there cannot be seen from outside: whether any is left is not" in caplog.text
 
 
 # ---- ssh

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import trickle
 from tests import faulty_relay
@@ -246,6 +247,11 @@ async def test_a_tunnel_that_asks_for_a_secret_passes(monkeypatch: pytest.Monkey
     monkeypatch.setenv("RIGHT", "open sesame")
 
     await check_tunnel(lambda: Asking("open sesame", python=PYTHON))
+
+
+async def test_a_mock_clock_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(RuntimeError, match="takes real time"):
+        await check_tunnel(lambda: trickle.Local(python=PYTHON))
 
 
 @dataclasses.dataclass(frozen=True)
