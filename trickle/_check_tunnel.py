@@ -18,6 +18,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import trio
+import trio.testing
 
 from trickle._boot import python_command
 from trickle._cleanup import remove_leftovers
@@ -61,7 +62,10 @@ async def check_tunnel(make_tunnel: Callable[[], Tunnel]) -> None:
 
     Raises:
       AssertionError: it says what is broken, and what to try.
+      RuntimeError: this trio runs by a mock clock, which does not wait for processes.
     """
+    if isinstance(trio.lowlevel.current_clock(), trio.testing.MockClock):
+        raise RuntimeError("check_tunnel() takes real time: it cannot be run by a MockClock")
     tunnel = _check_data(make_tunnel)
     await _check_words(tunnel)
     await _check_end_of_stdin(tunnel)
@@ -463,6 +467,7 @@ async def _open(
     start: StartTunnel = start_tunnel,
     *,
     problem: str = "commands run through it, but no agent answers",
+    advice: str = "see what is different for a process that stays",
 ) -> AsyncIterator[Host]:
     marked = _Marked(word, name=tunnel.name, python=tunnel.python, via=tunnel)
     settings = OpenSettings(connect_timeout=PATIENCE, lease=4 * PATIENCE)
@@ -471,7 +476,7 @@ async def _open(
         try:
             await host.wait_connected()
         except ConnectError as exc:
-            raise _broken(tunnel, f"{problem}: {exc}", "look for what several connections share over there") from exc
+            raise _broken(tunnel, f"{problem}: {exc}", advice) from exc
         yield host
 
 
@@ -512,6 +517,8 @@ class _Lookers:
                     return
                 await trio.sleep(LOOK_AGAIN)
         found = await self.find(word)
+        if not found:
+            return
         for host, pid, _ in found:
             with contextlib.suppress(OSError):
                 await host.call(os.kill, pid, int(signal.SIGKILL))
@@ -529,13 +536,15 @@ async def _check_connections(tunnel: Tunnel) -> None:
         await _check_one_beside_another(tunnel, lookers, beside)
         await _check_killed(tunnel, lookers)
         await _check_cancelled_connecting(tunnel, lookers)
-    async with _open(tunnel, _new_word(), problem="after all that no agent answers any more"):
+    last = "after all that no agent answers any more"
+    async with _open(tunnel, _new_word(), problem=last, advice="see what earlier connections have left or changed"):
         pass
 
 
 async def _check_one_beside_another(tunnel: Tunnel, lookers: _Lookers, beside: Host) -> None:
     word, child = _new_word(), _new_word()
-    async with _open(tunnel, word, problem="beside another connection no agent answers") as host:
+    second = "beside another connection no agent answers"
+    async with _open(tunnel, word, problem=second, advice="have each stand by itself: they share nothing") as host:
         version = host.info.python_version[:2]
         if tunnel.python_version not in (None, version):
             raise _broken(tunnel, f"python_version={tunnel.python_version} is not so", f"it is {version}")

@@ -21,7 +21,7 @@ _UNQUOTABLE = re.compile(r"[\\!\n\r\0]")
 
 
 def is_plain_word(word: str) -> bool:
-    """Whether every login shell reads *word* as itself, without quotes, however deep it is nested."""
+    """Whether *word* has nothing but ``A-Za-z0-9_./:=,@%+-``: it passes any login shell, however deep it is nested."""
     return _PLAIN_WORD.fullmatch(word) is not None
 
 

@@ -3,12 +3,13 @@
 The tests run trio themselves: what is checked is bounded step by step, and takes its time.
 """
 
+import dataclasses
 import os
 import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests import leftovers, pythons
 from tests import sshd as sshd_module
 from tests.requirements import require
 from tests.sshd import Sshd
-from trickle.abc import Tunnel
+from trickle.abc import Tunnel, announced
 from trickle.testing import check_tunnel
 
 PASSWORD = "open sesame"
@@ -45,6 +46,7 @@ def need(*programs: str, kind: str, root: bool = False) -> None:
         require(kind, "only root can do that")
 
 
+SANDBOX = ("bwrap", "--dev-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "--die-with-parent")
 Check = Callable[[Callable[[], Tunnel]], None]
 
 
@@ -90,9 +92,18 @@ def test_command_that_enters_namespaces(check: Check) -> None:
 
 def test_command_that_makes_a_sandbox(check: Check) -> None:
     need("bwrap", kind="bwrap")
-    sandbox = ["bwrap", "--dev-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "--die-with-parent"]
 
-    check(lambda: trickle.Command(sandbox, python=sys.executable))
+    check(lambda: trickle.Command(SANDBOX, python=sys.executable))
+
+
+def test_what_cannot_be_seen_over_there_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    need("bwrap", kind="bwrap")
+    outer = trickle.Command(SANDBOX, python=sys.executable, name="outer")  # another one for each connection
+    inner = trickle.Command(SANDBOX, python=sys.executable, name="inner", via=outer)
+
+    trio.run(check_tunnel, lambda: inner)
+
+    assert "inner: its processes over there cannot be seen from outside: whether any is left is not" in caplog.text
 
 
 # ---- ssh
@@ -156,3 +167,28 @@ def test_sudo_via_sudo_via_ssh(sudoer: str, piped_sshd: Sshd, check: Check) -> N
     root = trickle.Sudo(password=PASSWORD, via=trickle.SSH("h0", ssh_options=piped_sshd.ssh_options))
 
     check(lambda: trickle.Sudo("nobody", via=root))
+
+
+# ---- somebody's own
+
+
+@dataclasses.dataclass(frozen=True)
+class Su(Tunnel):
+    """Another user, by su, which always asks with the same words."""
+
+    user: str
+    password: str = dataclasses.field(repr=False)
+
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        words = ("su", "-s", "/bin/sh", "-c", 'exec "$0" "$@"', "--", self.user)
+        return self.through((*words, *announced(argv)))
+
+    def answers(self, nonce: str) -> Mapping[str, str]:
+        return {"Password: ": self.password}
+
+
+def test_su(sudoer: str, check: Check) -> None:
+    need("su", "setpriv", kind="sudo")
+    somebody = trickle.Command(["setpriv", f"--reuid={sudoer}", "--clear-groups"])
+
+    check(lambda: Su(sudoer, PASSWORD, via=somebody))

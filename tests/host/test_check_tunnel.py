@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 import trickle
 from tests import faulty_relay
@@ -246,6 +247,34 @@ async def test_a_tunnel_that_asks_for_a_secret_passes(monkeypatch: pytest.Monkey
     monkeypatch.setenv("RIGHT", "open sesame")
 
     await check_tunnel(lambda: Asking("open sesame", python=PYTHON))
+
+
+async def test_a_mock_clock_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(RuntimeError, match="takes real time"):
+        await check_tunnel(lambda: trickle.Local(python=PYTHON))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scratch(Tunnel):
+    """Makes a directory for each connection, as in docs/how-to/write-a-tunnel.md."""
+
+    where: str
+
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        line = (
+            'echo "trickle $0 prepared" >&2; d=$1/$0; shift;'
+            ' mkdir "$d" && (cd "$d" && exec "$@"); status=$?; rm -rf "$d"; exit $status'
+        )
+        return self.through(("sh", "-c", line, NONCE, self.where, *argv))
+
+    def leftovers(self) -> tuple[str, ...]:
+        return self.through(("sh", "-c", 'echo removed >>"$1/log"; rm -rf "$1/$0"', NONCE, self.where))
+
+
+async def test_a_tunnel_that_may_leave_something_behind_passes(tmp_path: Path) -> None:
+    await check_tunnel(lambda: Scratch(str(tmp_path), python=PYTHON))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]  # that of connections that were killed or cancelled
 
 
 HANGS: dict[str, tuple[Callable[[Path], Tunnel], str]] = {
