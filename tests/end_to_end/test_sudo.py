@@ -470,6 +470,8 @@ print("again:", trio.run(whoami, trickle.Sudo()))
 elsewhere = subprocess.run(["sudo", "-n", "true"], start_new_session=True, stderr=subprocess.DEVNULL)
 print("in another session:", elsewhere.returncode)
 print("with the password:", trio.run(whoami, trickle.Sudo(password=password.rstrip())))
+print("with another one:", trio.run(whoami, trickle.Sudo(password="wrong")))
+print("still:", trio.run(whoami, trickle.Sudo()))
 subprocess.run(["sudo", "-K"])
 """
 
@@ -486,6 +488,8 @@ def test_a_password_that_was_given_in_this_terminal_holds(setting: str, user: st
         "again: root",
         "in another session: 1",
         "with the password: root",
+        "with another one: wrong password",
+        "still: root",
     ]
 
 
