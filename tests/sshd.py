@@ -108,7 +108,7 @@ def sshd_binary() -> str:
 
 
 @contextlib.contextmanager
-def login_user(home: Path) -> Iterator[str]:
+def login_user(home: Path, kind: str = "test") -> Iterator[str]:
     """The name of somebody to log in as: made for these tests if we are root, else ourselves.
 
     Not root itself: its shell runs start-up files of this machine, which are none of our business.
@@ -117,7 +117,7 @@ def login_user(home: Path) -> Iterator[str]:
         yield pwd.getpwuid(os.getuid()).pw_name
         return
     _remove_stale_users()
-    name = f"trickle-test-{os.getpid()}"
+    name = f"trickle-{kind}-{os.getpid()}"
     account("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
     account("usermod", "-p", "*", name)  # not "!", which sshd without PAM takes for a locked account
     entry = pwd.getpwnam(name)
@@ -129,10 +129,31 @@ def login_user(home: Path) -> Iterator[str]:
         account("userdel", "--force", name, check=False)
 
 
-def account(*command: str, check: bool = True) -> None:
+@contextlib.contextmanager
+def login_shell(user: str, shell: str) -> Iterator[None]:
+    """Another login shell for somebody whom login_user made."""
+    before = pwd.getpwnam(user).pw_shell
+    account("usermod", "--shell", shell, user)
+    try:
+        yield
+    finally:
+        account("usermod", "--shell", before, user)
+
+
+@contextlib.contextmanager
+def password(user: str, text: str) -> Iterator[str]:
+    """A password for somebody whom login_user made."""
+    account("chpasswd", input=f"{user}:{text}\n")
+    try:
+        yield text
+    finally:
+        account("usermod", "-p", "*", user)
+
+
+def account(*command: str, check: bool = True, input: str = "") -> None:
     """Run a command that changes the users of this machine."""
     for attempts_left in reversed(range(20)):  # /etc/passwd is locked while another session does the same
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, input=input, capture_output=True, text=True)
         if done.returncode == 0 or "lock" not in done.stderr:
             break
         if attempts_left:
@@ -145,7 +166,7 @@ def _remove_stale_users() -> None:
     """Remove users of test sessions that were killed before they could."""
     for entry in pwd.getpwall():
         prefix, _, pid = entry.pw_name.rpartition("-")
-        if prefix == "trickle-test" and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if prefix.startswith("trickle-") and pid.isdigit() and not Path(f"/proc/{pid}").exists():
             account("userdel", "--force", entry.pw_name, check=False)
 
 

@@ -30,13 +30,16 @@ WRONG_READER = 86
 NOT_PULLED = 87  # see _tunnels.PULL
 
 # Tries each name in turn.  A Python older than 3.6 stops with 83 (see FIRST_WORDS) and Python 2.7, which does not
-# know -I, with 2.  /usr/bin/python3 of a Mac without developer tools is a stub that opens a dialog.
+# know -I, with 2.  What ends in another way has perhaps read our bytes, unless it cannot even start: only then is
+# there a next one to try.  /usr/bin/python3 of a Mac without developer tools is a stub that opens a dialog.
 FIND_PYTHON = (
     "for p in python3 /usr/libexec/platform-python python; do "
     "c=$(command -v $p) || continue; "
-    "[ $c = /usr/bin/python3 ] && [ -x /usr/bin/xcode-select ] && { xcode-select -p >/dev/null 2>&1 || continue; }; "
-    '$c -I -S -c "$@"; s=$?; '
-    'case $s in 2|83) f="$f $c is $($c -V 2>&1);";; *) exit $s;; esac; done; '
+    '[ "$c" = /usr/bin/python3 ] && [ -x /usr/bin/xcode-select ] && { xcode-select -p >/dev/null 2>&1 || '
+    '{ f="$f $c (a stub, without the developer tools),"; continue; }; }; '
+    '"$c" -I -S -c "$@"; s=$?; '
+    'case $s in 0|70|85) exit $s;; 2|83) f="$f $c ($("$c" -V 2>&1)),";; '
+    '*) "$c" -I -S -c "import zlib" </dev/null >/dev/null 2>&1 && exit $s; f="$f $c (does not start),";; esac; done; '
     'echo "trickle: found no Python 3.6 or later;$f" >&2; exit 83'
 )
 FIRST_WORDS = "import sys;sys.version_info<(3,6)and sys.exit(83);"

@@ -1,6 +1,7 @@
 """Connecting, and the ways in which it fails: each says which host, what happened and what to try."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,14 +121,75 @@ async def test_a_host_without_any_python_is_told(tmp_path: Path) -> None:
     assert error.reason == "no Python"
 
 
-async def test_the_first_python_that_will_do_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "python3").write_text("#!/bin/sh\nexit 83\n")
-    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {PYTHON} "$@"\n')
-    for path in tmp_path.iterdir():
-        path.chmod(0o755)
+OLD = "case $1 in -V) echo Python 3.5.10;; *) exit 83;; esac"
+BROKEN = {
+    "a crash": "kill -SEGV $$",
+    "an error": "echo Fatal Python error: init_fs_encoding: failed to get the Python codec >&2; exit 1",
+    "a shim without a Python": "echo pyenv: python3: command not found >&2; exit 127",
+    "another program": "echo I am not a Python; exit 3",
+}
+FINE = f'exec {PYTHON} "$@"'
 
-    async with trickle.open_host(shell(f'PATH={tmp_path}; export PATH; exec /bin/sh -c "$3" "$4" "$5"')) as host:
+
+def with_programs(directory: Path, **programs: str) -> trickle.Command:
+    """A host that has these shell scripts and nothing else in its PATH."""
+    directory.mkdir()
+    for name, script in programs.items():
+        (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+        (directory / name).chmod(0o755)
+    return shell(f'PATH="{directory}"; export PATH; exec /bin/sh -c "$3" "$4" "$5"')
+
+
+@pytest.mark.parametrize("first", [OLD, *BROKEN.values()], ids=["an old one", *BROKEN])
+async def test_the_first_python_that_will_do_is_taken(first: str, tmp_path: Path) -> None:
+    tunnel = with_programs(tmp_path / "with blanks", python3=first, python=FINE)
+
+    async with trickle.open_host(tunnel) as host:
         assert await host.call(work.add, 1, 2) == 3
+
+
+@pytest.mark.parametrize("script", BROKEN.values(), ids=BROKEN)
+async def test_a_python_that_does_not_start_is_named(script: str, tmp_path: Path) -> None:
+    error = await error_of(with_programs(tmp_path / "bin", python3=script))
+
+    assert error.reason == "no Python"
+    assert f"only {tmp_path}/bin/python3 (does not start); " in str(error)
+
+
+async def test_an_old_python_beside_a_broken_one_is_named(tmp_path: Path) -> None:
+    error = await error_of(with_programs(tmp_path / "bin", python3=BROKEN["a crash"], python=OLD))
+
+    assert error.reason == "too old"
+    assert "python3 (does not start), " in str(error) and "python (Python 3.5.10); " in str(error)
+
+
+async def test_a_python_that_fails_with_our_code_is_not_replaced_by_another(tmp_path: Path) -> None:
+    script = f"case $4 in *_signal*) head -c 9 >/dev/null; exit 1;; esac; {FINE}"
+    tunnel = with_programs(tmp_path / "bin", python3=script, python=FINE, head='exec /usr/bin/head "$@"')
+
+    error = await error_of(tunnel)
+
+    assert (error.reason, error.exit_status) == ("unknown", 1)
+
+
+@pytest.mark.parametrize("python", [None, "broken"])
+async def test_a_python_without_its_library_is_named(python: str | None, tmp_path: Path) -> None:
+    original = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    library = tmp_path / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    library.mkdir(parents=True)
+    (library / "os.py").touch()
+    broken = tmp_path / "bin" / "broken"
+    broken.parent.mkdir()
+    shutil.copy(original, broken)
+    tunnel = with_programs(tmp_path / "path", python3=f'exec {broken} "$@"')
+    if python is not None:
+        tunnel = trickle.Command(["env"], name="web1", python=str(broken))
+
+    error = await error_of(tunnel)
+
+    assert error.reason == "no Python"
+    assert "start; " in str(error) or "does not start)" in str(error)
+    assert "Fatal Python error" in error.stderr
 
 
 async def test_a_connect_error_comes_from_the_first_verb_when_nobody_waits() -> None:
