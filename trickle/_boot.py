@@ -48,6 +48,10 @@ LOADER = "_agent/loader.py"
 
 # What most agents never need goes as modules do, when it is asked for.
 SENT_LATER = {
+    "trickle._wire.items": "_wire/items.py",
+    "trickle._agent.channels": "_agent/channels.py",
+    "trickle._agent.files": "_agent/files.py",
+    "trickle._agent.processes": "_agent/processes.py",
     "trickle._agent.recursion": "_agent/recursion.py",
     "trickle._agent.resources": "_agent/resources.py",
 }
@@ -90,7 +94,6 @@ def shipped_files() -> dict[str, str]:
         "trickle._wire.frames": "_wire/frames.py",
         "trickle._wire.armor": "_wire/armor.py",
         "trickle._wire.connection": "_wire/connection.py",
-        "trickle._wire.items": "_wire/items.py",
         "trickle._wire.payload": "_wire/payload.py",
         "trickle._agent": "_agent/__init__.py",
         **{f"trickle._agent.{stem}": f"_agent/{stem}.py" for stem in _agent_stems()},

@@ -25,6 +25,16 @@ S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
 Mode = Literal["stream", "channel", "process", "files"]
+# What a host needs for it, and is sent with the first.
+MODULES: dict[str, frozenset[str]] = {
+    mode: frozenset(["trickle._wire.items", "trickle._agent.channels", *more])
+    for mode, more in {
+        "stream": (),
+        "channel": (),
+        "process": ("trickle._agent.processes",),
+        "files": ("trickle._agent.files",),
+    }.items()
+}
 
 
 class Flow:

@@ -21,7 +21,7 @@ import trio
 from trickle import _pickling, _unpickling
 from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
-from trickle._channels import RemoteChannel, Stream, open_flow
+from trickle._channels import MODULES, RemoteChannel, Stream, open_flow
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
 from trickle._explanation import Explanation, explain_call, name_new_syntax
 from trickle._files import Local, Progress, TransferOptions, TransferResult, fetch, put
@@ -300,6 +300,8 @@ class HostCore:
                     host=self.name,
                     path="arguments",
                 )
+            if mode is not None:
+                modules |= MODULES[mode]
             await link.send_modules_for(modules | ({"trio"} if needs_trio else set()))
             return payload
 

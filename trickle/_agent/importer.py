@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 MAX_NAME = 255  # the controller gives up on a host that asks for longer names
 # The agent has its own, or these are about this host: site imports the last two, if it finds them.
 NEVER_ASKED = frozenset(("trickle", "__main__", "__mp_main__", "sitecustomize", "usercustomize"))
-SENT_LATER = frozenset(("trickle._agent.recursion", "trickle._agent.resources"))
+SENT_LATER = frozenset(
+    ["trickle._wire.items"]
+    + ["trickle._agent." + name for name in ("channels", "files", "processes", "recursion", "resources")]
+)
 # The standard library tries these, and does without (copy: org.python, for Jython).  A question for one would
 # cost a round trip and find nothing.
 TRIED_BY_LIBRARY = frozenset(("_dbm", "_hashlib", "_winapi", "_wmi", "contextvars", "java", "msvcrt", "nt"))
