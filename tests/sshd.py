@@ -196,13 +196,20 @@ def write_configs(directory: Path, name: str, *, user: str, way_in: str, port: i
 
 
 @contextlib.contextmanager
-def listening_sshd(directory: Path, user: str) -> Iterator[Sshd]:
-    """An sshd on a free port of loopback, ended by its pid."""
+def listening_sshd(
+    directory: Path, user: str, name: str = "port", extra: str = "", wanted_port: int | None = None
+) -> Iterator[Sshd]:
+    """An sshd on a free port of loopback, or on that port, ended by its pid.
+
+    *extra* lines of its sshd_config make a host of its own kind, with a *name* of its own.
+    """
     binary = sshd_binary()
     log = directory / "sshd.log"
     for _ in range(5):  # the port is free when it is picked; somebody else may still be faster
-        port = _free_port()
-        sshd_config, ssh_config = write_configs(directory, "port", user=user, port=port, way_in=f"  Port {port}")
+        port = wanted_port or free_port()
+        sshd_config, ssh_config = write_configs(directory, name, user=user, port=port, way_in=f"  Port {port}")
+        with sshd_config.open("a") as file:
+            file.write(extra)
         with log.open("ab") as output:
             daemon = subprocess.Popen(
                 [binary, "-D", "-e", "-f", str(sshd_config)],
@@ -263,7 +270,7 @@ def mastered_sshd(listening: Sshd) -> Iterator[Sshd]:
         master.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

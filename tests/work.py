@@ -45,6 +45,36 @@ def write_file(path, text):
     os.rename(path + ".new", path)
 
 
+def append(path, text):
+    with open(path, "a") as file:
+        file.write(text)
+
+
+def append_and_wait(path, started):
+    append(path, "ran\n")
+    say_and_run(started)
+
+
+def append_and_kill_the_agent(path):
+    append(path, "ran\n")
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+def keep_to_oneself(what, argument, path=None):
+    """Do something that an argument has nothing to do with."""
+    if what == "raise":
+        raise LookupError("of no importance")
+    if what == "end the broker":
+        end_the_broker()
+    if path is not None:
+        write_file(path, str(os.getpid()))
+        while os.path.exists(path):
+            time.sleep(0.01)
+    text = "-".join(["canary", "result", "6f1e9a"])
+    return [text, Thing()] if what == "a thing" else text
+
+
 def fail(kind="ValueError", *args):
     raise getattr(__builtins__, kind)(*args) if not isinstance(__builtins__, dict) else __builtins__[kind](*args)
 

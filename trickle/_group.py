@@ -124,10 +124,20 @@ class Group(Mapping[str, Host]):
         return {name: error for name, error in errors if error is not None}
 
     async def wait_connected(self) -> None:
-        """Wait until each host has answered or failed to.  Never raises: see ``unreachable``."""
-        for host in self._hosts.values():
-            await host._core.link.answered.wait()
-        await trio.lowlevel.checkpoint()
+        """Wait until each host has answered or failed to.  Never raises: see ``unreachable``.
+
+        With ``options(reconnect=True)``, hosts that were lost are connected anew.
+        """
+
+        @trio.lowlevel.enable_ki_protection
+        async def wait_for(host: Host) -> None:
+            with contextlib.suppress(ConnectError, HostLost, trio.ClosedResourceError):
+                await host.wait_connected()
+
+        with one_interrupt():
+            async with trio.open_nursery() as nursery:
+                for host in self._hosts.values():
+                    nursery.start_soon(wait_for, host)
 
     def statistics(self) -> Mapping[str, HostStatistics]:
         """How each host does now: a verb waits for those that have calls running or waiting."""
@@ -310,7 +320,7 @@ class Group(Mapping[str, Host]):
 
 
 def _calling(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Verb[Any]:
-    packed: Packed = {}
+    packed = Packed()
 
     async def call(host: Host, record: CallRecord) -> Any:
         record.packed = packed

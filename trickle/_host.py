@@ -14,7 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import trio
 
@@ -113,11 +113,12 @@ class HostCore:
         self._nursery = nursery
         self._start_tunnel = start
         self._abandoned: Link | None = None
-        self._failures = 0  # in a row
+        self._failures = 0  # links that did not last, in a row
+        self._next_at = -math.inf  # when the next one may begin
         self.link: Link = self._start_link()
 
-    def _start_link(self, delay: float = 0) -> Link:
-        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel, self.turns, delay)
+    def _start_link(self) -> Link:
+        link = Link(self.tunnel, self.settings, self.verdicts, self._start_tunnel, self.turns, self._next_at)
         self._nursery.start_soon(link.run)
         return link
 
@@ -155,13 +156,17 @@ class HostCore:
         lasted = self.link.connected_for
         self._failures = 1 if lasted > LONGEST_DELAY else self._failures + 1
         delay = backoff(self._failures)
+        self._next_at = trio.current_time() + delay
         why = str(error).splitlines()[0].removeprefix(f"{self.name}: ")
         logger.info(
             "%s: connecting again in %.1f s, without the state that was there; attempt %d, since %s",
             *(self.name, delay, self._failures, why),
         )
-        self.link = self._start_link(delay)
+        self.link = self._start_link()
         return self.link
+
+    def _is_live(self, link: Link) -> bool:
+        return link is self.link and link.error is None and not self.closed
 
     @property
     def error(self) -> ConnectError | HostLost | None:
@@ -252,7 +257,7 @@ class HostCore:
         payload = await self._pack(link, fn, args, kwargs, options, record.packed, mode)
         if session is not None:
             session.check()
-        elif link is not self.link or link.error is not None or self.closed:
+        while session is None and not self._is_live(link):
             link = record.link = self.live_link(options.reconnect)
             payload = await self._pack(link, fn, args, kwargs, options, record.packed, mode)
         call = record.call = link.start_call(
@@ -476,8 +481,10 @@ class HostCore:
         )
 
 
-# A call's payload, and the modules that it imports, by the version and implementation of the far Python.
-Packed: TypeAlias = "dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]]"
+class Packed(dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]]):
+    """A call's payload, and the modules that it imports, by the version and implementation of the far Python."""
+
+    __repr__ = object.__repr__  # a payload is nobody's business in a traceback that shows locals
 
 
 class CallRecord:
@@ -487,7 +494,7 @@ class CallRecord:
         self.link: Link | None = None
         self.call: RemoteCall | None = None
         self.stopped: bool = False  # its end was asked for
-        self.packed: Packed = {}  # shared by the calls of a group, which all have the same options
+        self.packed: Packed = Packed()  # shared by the calls of a group, which all have the same options
 
     @property
     def verdict(self) -> str:

@@ -22,7 +22,7 @@ from trickle import _boot, remote
 from trickle._backoff import backoff
 from trickle._cleanup import remove_leftovers
 from trickle._decoder import READ_SIZE, MsgpackDecoder
-from trickle._diagnosis import connect_error, printable
+from trickle._diagnosis import cannot_run, connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
@@ -136,7 +136,7 @@ class Link:
         verdicts: Counter[str],
         start: StartTunnel = start_tunnel,
         turns: Turns | None = None,
-        delay: float = 0,
+        begin_at: float = -math.inf,
     ) -> None:
         assert tunnel.name is not None
         self.name: str = tunnel.name
@@ -159,11 +159,12 @@ class Link:
         self.watchers: dict[object, Callable[[], object]] = {}  # told when it has answered, and when something was sent
         self.heard_at: float = trio.current_time()
         self._connected_at = math.inf
-        self._connection = Connection(CONTROLLER, MsgpackDecoder().feed, settings.max_payload)
+        self._decoder = MsgpackDecoder()
+        self._connection = Connection(CONTROLLER, lambda data: self._decoder.feed(data), settings.max_payload)
         self._connection.control(Hello(0, frames.VERSION))
         self._argv = tunnel.wrap(_boot.python_command(tunnel.python))
-        self._delay = delay
-        self._retries_left = settings.connect_retries
+        self._begin_at = begin_at
+        self._attempts = 0
         self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows
         self._attempt = Handshake(tunnel)
         self._attempt_scope = trio.CancelScope()
@@ -371,17 +372,18 @@ class Link:
 
     async def _live(self) -> None:
         with self._scope:
-            if self._delay:
+            if self._begin_at > trio.current_time():
                 self.begun.set()  # its own failures cost it its own time
                 self._waits_for = "waiting to connect again"
-                await trio.sleep(self._delay)
+                await trio.sleep_until(self._begin_at)
             await self._attempt_to_connect()
             while self._retry_after is not None:
-                failures = self.settings.connect_retries - self._retries_left
-                delay = backoff(failures)
-                reason = self._retry_after.reason
-                logger.info("%s: attempt %d failed (%s), the next is in %.1f s", self.name, failures, reason, delay)
-                self._waits_for = f"waiting to connect again after {failures} attempts ({reason})"
+                reason, delay = self._retry_after.reason, backoff(self._attempts)
+                logger.info(
+                    "%s: attempt %d of %d to connect failed (%s); the next one is in %.1f s",
+                    *(self.name, self._attempts, self._most_attempts, reason, delay),
+                )
+                self._waits_for = f"waiting for attempt {self._attempts + 1}; the last one: {reason}"
                 await trio.sleep(delay)
                 await self._attempt_to_connect()
 
@@ -391,8 +393,10 @@ class Link:
         try:
             await self._wait_for_turn()
             self._waits_for = None
+            self._attempts += 1
             self._attempt = Handshake(self.tunnel)
             self._took_too_long = False
+            self._decoder = MsgpackDecoder()  # the last agent may have died in the middle of its hello
             self._stderr_ended = trio.Event()
             process = await self._start_tunnel()
             if process is not None:
@@ -400,6 +404,14 @@ class Link:
                     await self._live_with(process)
         finally:
             self._give_turn_back()
+
+    @property
+    def _most_attempts(self) -> int:
+        return 1 + self.settings.connect_retries
+
+    @property
+    def _may_retry(self) -> bool:
+        return self._attempts < self._most_attempts
 
     def _fail_to_connect(self) -> None:
         """This attempt is over, and so is this link, if it was the last."""
@@ -415,9 +427,9 @@ class Link:
             refused=self._attempt.refused,
             misread=self._attempt.misread,
             timeout=self.settings.connect_timeout if self._took_too_long else None,
+            attempts=self._attempts,
         )
-        if self._retries_left and is_passing:
-            self._retries_left -= 1
+        if is_passing and self._may_retry:
             self._retry_after = error
             self._attempt_scope.cancel()
         else:
@@ -465,11 +477,7 @@ class Link:
         try:
             process = self._process = await self._start(argv, new_session=starts_new_session(self.tunnel))
         except OSError as exc:
-            advice = "is it installed on this machine?" if isinstance(exc, FileNotFoundError) else "see the error above"
-            message = f"{self.name}: cannot run {argv[0]!r} ({exc.strerror}); {advice}"
-            error = ConnectError(message, host=self.name, reason="tunnel", stage=self.stage)
-            error.__cause__ = exc
-            self.lose(error)
+            self.lose(cannot_run(self.name, argv[0], exc, self.stage))
             return None
         self._attempt.started()
         return process
@@ -485,7 +493,7 @@ class Link:
                     await self._woken()
             first = self._attempt.boot(self._configuration())
             self._connection.bytes_sent += len(first)
-            if self._retries_left:  # calls leave once: what went into an attempt that failed may have run
+            if self._may_retry:  # calls leave once: what went into an attempt that failed may have run
                 await process.stdin.send_all(first)
                 await self.answered.wait()
                 first = b""
@@ -717,7 +725,7 @@ class Link:
     async def _end_process(self, process: TunnelProcess) -> None:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
         # An agent must be let finish: it is the one that can kill all it started.
-        hopeless = self._is_silent() or self._took_too_long
+        hopeless = self._took_too_long or (self._attempt.marked and self._is_silent())
         patience = LAST_LOOK if hopeless else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
         await end_process(process, patience)
         if not self._attempt.marked:

@@ -116,7 +116,7 @@ class CallOptions:
     trust: Literal["data", "full"] | None = None
     allow: tuple[type, ...] = ()
     max_result: int = MAX_RESULT
-    env: Mapping[str, str | None] | None = None
+    env: Mapping[str, str | None] | None = dataclasses.field(default=None, repr=False)  # there may be secrets in it
     cwd: str | os.PathLike[str] | None = None
     reconnect: bool = False
     output: Sink | None = None
@@ -136,7 +136,9 @@ class CallOptions:
                 or "=" in name
                 or "\0" in f"{name}{value}"
             ):
-                raise ValueError(f"env: {name!r}: {value!r} is not an environment variable with a text, or None")
+                raise ValueError(
+                    f"env: {name!r} is not the name of an environment variable, or has not a text, or None"
+                )
 
     def replace(self, **changes: Any) -> CallOptions:
         """These options, but for *changes*.
