@@ -231,8 +231,7 @@ def piped_sshd(directory: Path, user: str, name: str = "pipe", extra: str = "") 
     log = directory / "sshd-inetd.log"
     way_in = f"  ProxyCommand {sshd_binary()} -i -E {log} -f {directory}/sshd_config.{name}"
     sshd_config, ssh_config = write_configs(directory, name, user=user, way_in=way_in)
-    with sshd_config.open("a") as file:
-        file.write(extra)
+    sshd_config.write_text(f"{extra}\n{sshd_config.read_text()}")  # the first that it reads counts
     yield Sshd(directory, user, ssh_config, log)
 
 
