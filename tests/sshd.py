@@ -262,6 +262,23 @@ def mastered_sshd(listening: Sshd) -> Iterator[Sshd]:
         master.wait()
 
 
+@contextlib.contextmanager
+def key_of_ones_own(sshd: Sshd, user: str) -> Iterator[tuple[str, ...]]:
+    """Options for an ssh that the user who has logged in runs over there, with a key in that user's home."""
+    entry = pwd.getpwnam(user)
+    key = Path(entry.pw_dir) / "trickle_id"
+    key.write_bytes((sshd.directory / "id").read_bytes())
+    key.chmod(0o600)
+    os.chown(key, entry.pw_uid, entry.pw_gid)
+    config = Path(entry.pw_dir) / "trickle_ssh_config"
+    config.write_text(sshd.ssh_config.read_text().replace(f"{sshd.directory}/id\n", f"{key}\n"))
+    try:
+        yield ("-F", str(config))
+    finally:
+        key.unlink()
+        config.unlink()
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -385,16 +385,8 @@ def in_processes(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def inner_options(sshd: Sshd, user: str) -> Iterator[tuple[str, ...]]:
     """Options for an ssh that the user runs over there, with a key of the user's own."""
-    entry = pwd.getpwnam(user)
-    key = Path(entry.pw_dir) / "id"
-    key.write_bytes((sshd.directory / "id").read_bytes())
-    key.chmod(0o600)
-    os.chown(key, entry.pw_uid, entry.pw_gid)
-    config = Path(entry.pw_dir) / "ssh_config"
-    config.write_text(sshd.ssh_config.read_text().replace(f"{sshd.directory}/id\n", f"{key}\n"))
-    yield ("-F", str(config))
-    key.unlink()
-    config.unlink()
+    with sshd_module.key_of_ones_own(sshd, user) as options:
+        yield options
 
 
 async def test_sudo_in_ssh_in_ssh(sshd: Sshd, inner_options: tuple[str, ...], user: str) -> None:
