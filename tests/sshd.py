@@ -238,8 +238,7 @@ def piped_sshd(directory: Path, user: str, name: str = "pipe", extra: str = "") 
     log = directory / "sshd-inetd.log"
     way_in = f"  ProxyCommand {sshd_binary()} -i -E {log} -f {directory}/sshd_config.{name}"
     sshd_config, ssh_config = write_configs(directory, name, user=user, way_in=way_in)
-    with sshd_config.open("a") as file:
-        file.write(extra)
+    sshd_config.write_text(f"{extra}\n{sshd_config.read_text()}")  # the first that it reads counts
     yield Sshd(directory, user, ssh_config, log)
 
 
@@ -268,6 +267,23 @@ def mastered_sshd(listening: Sshd) -> Iterator[Sshd]:
     finally:
         master.terminate()
         master.wait()
+
+
+@contextlib.contextmanager
+def key_of_ones_own(sshd: Sshd, user: str) -> Iterator[tuple[str, ...]]:
+    """Options for an ssh that the user who has logged in runs over there, with a key in that user's home."""
+    entry = pwd.getpwnam(user)
+    key = Path(entry.pw_dir) / "trickle_id"
+    key.write_bytes((sshd.directory / "id").read_bytes())
+    key.chmod(0o600)
+    os.chown(key, entry.pw_uid, entry.pw_gid)
+    config = Path(entry.pw_dir) / "trickle_ssh_config"
+    config.write_text(sshd.ssh_config.read_text().replace(f"{sshd.directory}/id\n", f"{key}\n"))
+    try:
+        yield ("-F", str(config))
+    finally:
+        key.unlink()
+        config.unlink()
 
 
 def free_port() -> int:

@@ -109,7 +109,8 @@ LAST_WORDS = (  # of ours, of what reads our bytes by mistake, and of sudo: also
     _cause("no Python", "it has no Python that works, only {what}", "mend it, install another one, or give python=",
            says=r"^trickle: found no Python 3\.6 or later; (?P<what>.*),$"),
     _cause("no Python", "the Python there does not start", "mend it, or give python= the path of another one",
-           says=r"^Fatal Python error: (\w*init|Py_Initialize)|: error while loading shared libraries: "),
+           says=r"^Fatal Python error: (\w*init|Py_Initialize)|: error while loading shared libraries: "
+                r"|^xcode-select: "),
     _cause("too old", "its Python is older than 3.6", "give python= the path of a newer one", TOO_OLD),
     _cause("too old", "its Python is older than 3.6", "give python= the path of a newer one", 2,
            says=r"^Unknown option: -I$"),  # 2.7

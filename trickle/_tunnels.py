@@ -26,12 +26,15 @@ SSH_OPTIONS = (
         "-o",
         "StdinNull=no",
     ),
-    *("-o", "ForkAfterAuthentication=no", "-o", "ClearAllForwardings=yes"),
+    *("-o", "SessionType=default", "-o", "ForkAfterAuthentication=no", "-o", "ClearAllForwardings=yes"),
 )
 # These come after the user's words, of which ssh takes the first that it reads.
 SSH_DEFAULTS = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=4")
 # Options that older versions of OpenSSH refuse to start with, and the version that brought them.
-SSH_NEWER = {"RemoteCommand": (7, 6), "StdinNull": (8, 7), "ForkAfterAuthentication": (8, 7)}
+SSH_NEWER = {"RemoteCommand": (7, 6), "StdinNull": (8, 7), "SessionType": (8, 7), "ForkAfterAuthentication": (8, 7)}
+# On another machine nobody has asked for the version.  This comes before those options; it must not be a list of them,
+# as it takes the place of a list in the user's ssh_config there.
+SSH_ELSEWHERE = ("-o", "IgnoreUnknown=*")
 
 # Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.  Every second it
 # says that it still pulls: once nobody is there to hear that, all of this process group ends.
@@ -122,6 +125,7 @@ class SSH(Tunnel):
         port = ("-p", str(self.port)) if self.port else ()
         words = (
             "ssh",
+            *(SSH_ELSEWHERE if self.via is not None else ()),
             *SSH_OPTIONS,
             *login,
             *port,

@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import logging
 import os
-import pty
 import pwd
 import signal
-import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ from tests import sshd as sshd_module
 from tests import sudo, torture, work
 from tests.hosts import file_appears, is_running, process_ends
 from tests.sshd import MARK, Sshd
+from tests.terminals import run_on_a_terminal
 
 PASSWORD = "correct horse 'battery\" staple$HOME\\"
 OTHER_PASSWORD = "another secret"
@@ -386,16 +385,8 @@ def in_processes(text: str) -> list[str]:
 @pytest.fixture(scope="module")
 def inner_options(sshd: Sshd, user: str) -> Iterator[tuple[str, ...]]:
     """Options for an ssh that the user runs over there, with a key of the user's own."""
-    entry = pwd.getpwnam(user)
-    key = Path(entry.pw_dir) / "id"
-    key.write_bytes((sshd.directory / "id").read_bytes())
-    key.chmod(0o600)
-    os.chown(key, entry.pw_uid, entry.pw_gid)
-    config = Path(entry.pw_dir) / "ssh_config"
-    config.write_text(sshd.ssh_config.read_text().replace(f"{sshd.directory}/id\n", f"{key}\n"))
-    yield ("-F", str(config))
-    key.unlink()
-    config.unlink()
+    with sshd_module.key_of_ones_own(sshd, user) as options:
+        yield options
 
 
 async def test_sudo_in_ssh_in_ssh(sshd: Sshd, inner_options: tuple[str, ...], user: str) -> None:
@@ -480,7 +471,7 @@ subprocess.run(["sudo", "-K"])
 def test_a_password_that_was_given_in_this_terminal_holds(setting: str, user: str, tmp_path: Path) -> None:
     (tmp_path / "controller.py").write_text(TICKET)
     with defaults(user, setting, "timestamp_type=tty"):
-        said = run_on_a_terminal([sys.executable, str(tmp_path / "controller.py"), user, PYTHON], f"{PASSWORD}\n")
+        said, _ = run_on_a_terminal([sys.executable, str(tmp_path / "controller.py"), user, PYTHON], f"{PASSWORD}\n")
 
     assert said.splitlines() == [
         "before: password needed",
@@ -491,27 +482,6 @@ def test_a_password_that_was_given_in_this_terminal_holds(setting: str, user: st
         "with another one: wrong password",
         "still: root",
     ]
-
-
-def run_on_a_terminal(words: list[str], given: str) -> str:
-    """What it says on stdout, with the rest of it on a terminal that it controls."""
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        ["setsid", "--ctty", "--wait", *words],
-        stdin=slave,
-        stdout=subprocess.PIPE,
-        stderr=slave,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    os.close(slave)
-    os.write(master, given.encode())
-    try:
-        return process.communicate(timeout=100)[0]
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
 
 
 # ---- cancelled, and killed

@@ -158,6 +158,13 @@ def test_options_that_an_old_ssh_does_not_know_are_left_out() -> None:
     assert left.count("-o") == words.count("-o") - 2
 
 
+def test_an_old_ssh_on_a_bastion_is_told_to_ignore_what_it_does_not_know() -> None:
+    inner = shlex.split(trickle.SSH("db1", via=trickle.SSH("bastion")).wrap(["true"])[-1])
+
+    assert inner[:3] == ["ssh", "-o", "IgnoreUnknown=*"]  # it holds for what comes after it
+    assert "IgnoreUnknown=*" not in trickle.SSH("bastion").wrap(["true"])
+
+
 def test_a_tunnel_of_ones_own_is_a_frozen_dataclass() -> None:
     @dataclasses.dataclass(frozen=True)
     class Machine(trickle.abc.Tunnel):

@@ -1,0 +1,37 @@
+"""Run a program in a session of its own with a terminal, as a person would."""
+
+import contextlib
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run_on_a_terminal(words: list[str], typed: str = "", *, until_asked: bool = False) -> tuple[str, str]:
+    """What it says on stdout, and all else that the terminal shows, until it ends, or asks something there."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", "--wait", *words],
+        stdin=slave,
+        stdout=subprocess.PIPE,
+        stderr=slave,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    os.close(slave)
+    os.write(master, typed.encode())
+    shown = b""
+    try:
+        with contextlib.suppress(OSError):  # EIO, when nobody has the terminal open any more
+            while not (until_asked and shown.rstrip().endswith((b":", b"?"))):
+                shown += os.read(master, 1000)
+            os.close(master)  # it hangs up
+            master = -1
+        return process.communicate(timeout=100)[0], shown.decode()
+    finally:
+        process.kill()
+        process.wait()
+        if master >= 0:
+            os.close(master)
