@@ -18,7 +18,7 @@ from trickle._settings import CallOptions
 from trickle._wire import frames
 
 if TYPE_CHECKING:
-    from trickle._host import HostCore, SessionState
+    from trickle._host import CallRecord, HostCore, SessionState
     from trickle._link import Link, RemoteCall
 
 S_contra = TypeVar("S_contra", contravariant=True)
@@ -219,11 +219,12 @@ async def open_flow(
     kwargs: Mapping[str, Any],
     options: CallOptions,
     session: SessionState | None = None,
+    record: CallRecord | None = None,
 ) -> AsyncIterator[Flow]:
     """Start ``fn(*args, **kwargs)`` for the time of the block, at the end of which it has ended."""
     raised: BaseException | None = None
     await trio.lowlevel.checkpoint_if_cancelled()
-    async with core.flowing_call(fn, args, kwargs, options, session, mode) as (link, call):
+    async with core.flowing_call(fn, args, kwargs, options, session, mode, record) as (link, call):
         flow = Flow(core, link, call, options, session)
         with one_interrupt():
             async with trio.open_nursery() as nursery:
@@ -233,6 +234,8 @@ async def open_flow(
                     yield flow
                 except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
                     raised = exc
+                    if record is not None and not call.finished.is_set():
+                        record.stopped = True
                 try:
                     await flow.close(raised)
                 finally:

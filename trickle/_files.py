@@ -17,7 +17,7 @@ from trickle._channels import Flow, open_flow
 from trickle._settings import CallOptions
 
 if TYPE_CHECKING:
-    from trickle._host import HostCore
+    from trickle._host import CallRecord, HostCore
 
 T = TypeVar("T")
 
@@ -84,11 +84,16 @@ class _Stepper:
 
 @trio.lowlevel.enable_ki_protection
 async def put(
-    core: HostCore, options: CallOptions, local: Local, remote: StrOrBytesPath, how: TransferOptions
+    core: HostCore,
+    options: CallOptions,
+    local: Local,
+    remote: StrOrBytesPath,
+    how: TransferOptions,
+    record: CallRecord | None = None,
 ) -> TransferResult:
     """See Host.put."""
     arguments = ("put", os.fsencode(remote), how.for_target)
-    async with open_flow(core, "files", len, arguments, {}, _for_transfers(options)) as flow:
+    async with open_flow(core, "files", len, arguments, {}, _for_transfers(options), record=record) as flow:
         stepper = _Stepper()
         special: list[bytes] = []
         if isinstance(local, str | os.PathLike):
@@ -151,13 +156,18 @@ async def _chunks(local: Any, stepper: _Stepper) -> AsyncIterator[bytes]:
 
 @trio.lowlevel.enable_ki_protection
 async def fetch(
-    core: HostCore, options: CallOptions, remote: StrOrBytesPath, local: StrOrBytesPath, how: TransferOptions
+    core: HostCore,
+    options: CallOptions,
+    remote: StrOrBytesPath,
+    local: StrOrBytesPath,
+    how: TransferOptions,
+    record: CallRecord | None = None,
 ) -> TransferResult:
     """See Host.fetch."""
     arguments: tuple[str, bytes, dict[str, Any]] = ("fetch", os.fsencode(remote), {})
     target = files.Target(os.fsencode(local), how.for_target)
     try:
-        async with open_flow(core, "files", len, arguments, {}, _for_transfers(options)) as flow:
+        async with open_flow(core, "files", len, arguments, {}, _for_transfers(options), record=record) as flow:
             stepper = _Stepper()
             done = 0
             try:

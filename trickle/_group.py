@@ -10,19 +10,23 @@ import dataclasses
 import logging
 import math
 import os
+import subprocess
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 import trio
 
+from trickle._channels import Stream, open_flow
 from trickle._descriptors import make_room_for
 from trickle._exceptions import ConnectError, HostLost
-from trickle._fan_out import FanOut, Outcome, Verb, channel_of
+from trickle._fan_out import FanOut, Give, Outcome, Verb, channel_of
+from trickle._files import Progress, TransferOptions, TransferResult, fetch, put
 from trickle._host import CallRecord, Host, HostCore, HostStatistics, Packed
 from trickle._host_names import matching
 from trickle._interrupts import one_interrupt
 from trickle._module_policy import ModulePolicy
+from trickle._processes import Command, StrOrBytesPath, run_process
 from trickle._progress import HostProgress
 from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
@@ -223,6 +227,111 @@ class Group(Mapping[str, Host]):
             return _calling(fn, (item,), {})
 
         return channel_of(lambda give: Spread(self._hosts, verb, items, self._group_options, give).run)
+
+    def stream(
+        self, fn: Callable[P, Iterable[T] | AsyncIterable[T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[tuple[str, Success[T] | Failure]]]:
+        """What ``fn(*args, **kwargs)`` yields on every host, each with its host's name, as it comes.
+
+        A Failure is the last of its host.  Leaving the block closes the generators that still run.
+        """
+
+        def prepare(give: Give[tuple[str, Success[Any] | Failure]]) -> Callable[[], Awaitable[None]]:
+            async def stream(host: Host, record: CallRecord) -> None:
+                async with open_flow(host._core, "stream", fn, args, kwargs, host._options, record=record) as flow:
+                    async for value in Stream[Any](flow):
+                        await give((host.name, Success(value)))
+
+            async def end(outcome: tuple[str, Outcome[None]]) -> None:
+                if isinstance(outcome[1], Failure):
+                    await give((outcome[0], outcome[1]))
+
+            return FanOut(self._hosts, stream, self._group_options, end).run
+
+        return channel_of(prepare)
+
+    @trio.lowlevel.enable_ki_protection
+    async def run_process(
+        self,
+        command: Command,
+        *,
+        stdin: bytes | bytearray | memoryview | None = b"",
+        capture_stdout: bool = False,
+        capture_stderr: bool = False,
+        check: bool = True,
+        shell: bool = False,
+        cwd: StrOrBytesPath | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> Results[subprocess.CompletedProcess[bytes]]:
+        """Run a command on every host, and return how it ended on each; see ``Host.run_process``."""
+
+        async def run(host: Host, record: CallRecord) -> subprocess.CompletedProcess[bytes]:
+            return await run_process(
+                host._core,
+                host._options,
+                command,
+                stdin=stdin,
+                capture_stdout=capture_stdout,
+                capture_stderr=capture_stderr,
+                check=check,
+                shell=shell,
+                cwd=cwd,
+                env=env,
+                record=record,
+            )
+
+        return await self._on_each(run)
+
+    @trio.lowlevel.enable_ki_protection
+    async def put(
+        self,
+        local: str | os.PathLike[str] | os.PathLike[bytes] | bytes,
+        remote: StrOrBytesPath,
+        *,
+        mode: int | None = None,
+        preserve: bool = True,
+        fsync: bool = False,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> Results[TransferResult]:
+        """Write a file or a directory to every host; see ``Host.put``."""
+        how = TransferOptions(mode, preserve, fsync, resume, progress)
+
+        async def write(host: Host, record: CallRecord) -> TransferResult:
+            return await put(host._core, host._options, local, remote, how, record)
+
+        return await self._on_each(write)
+
+    @trio.lowlevel.enable_ki_protection
+    async def fetch(
+        self,
+        remote: StrOrBytesPath,
+        local: str | os.PathLike[str],
+        *,
+        mode: int | None = None,
+        preserve: bool = True,
+        fsync: bool = False,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> Results[TransferResult]:
+        """Bring a file or a directory from every host; see ``Host.fetch``.
+
+        Args:
+          local: the path, in which ``{host}`` stands for each host's name.
+
+        Raises:
+          ValueError: there is no ``{host}`` in *local*: each host's file would replace the one before.
+        """
+        where = os.fspath(local)
+        if "{host}" not in where:
+            raise ValueError(f"local={where!r}: put {{host}} where each host's name is to stand")
+        how = TransferOptions(mode, preserve, fsync, resume, progress)
+
+        async def bring(host: Host, record: CallRecord) -> TransferResult:
+            path = where.replace("{host}", host.name.replace("/", "_"))
+            return await fetch(host._core, host._options, remote, path, how, record)
+
+        return await self._on_each(bring)
 
     async def filter(self, predicate: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Group:
         """The hosts on which ``predicate(*args, **kwargs)`` is true.

@@ -14,7 +14,7 @@ import subprocess
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 import trio
 
@@ -39,6 +39,9 @@ from trickle._turns import Turns
 from trickle._wire import frames
 from trickle._wire.payload import join_options
 from trickle.abc import Tunnel
+
+if TYPE_CHECKING:
+    from trickle._group import Group
 
 MAX_ERROR = 2**20  # bytes of a described exception; an agent of ours bounds each of its texts to 64 KiB
 # What is behind a signal that ended a worker: those whose numbers are the same everywhere.
@@ -423,12 +426,13 @@ class HostCore:
         options: CallOptions,
         session: SessionState | None,
         mode: str,
+        record: CallRecord | None,
     ) -> AsyncIterator[tuple[Link, RemoteCall]]:
         """Start such a call, and count it as open for the time of the block."""
         if session is None:
             await self.slots.acquire()
         self.sessions += 1
-        record = CallRecord()
+        record = record or CallRecord()
         try:
             async with self._using(record):
                 link, call = await self._start(fn, args, kwargs, options, record, session, mode)
@@ -895,6 +899,53 @@ class Host:
             open_core(as_tunnel(tunnel), settings, relay.start) as core,
         ):
             yield await opened(core)
+
+    @contextlib.asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def open_group(
+        self,
+        tunnels: Iterable[Tunnel | str],
+        *,
+        connect_limit: int = 32,
+        connect_retries: int = 0,
+        connect_timeout: float = 30.0,
+        heartbeat: float = 10.0,
+        lease: float = 60.0,
+        workers: int = 16,
+        max_open: int = 256,
+        max_payload: int = 512 * 2**20,
+        modules: ModulePolicy | None = None,
+        output: Sink | None = None,
+    ) -> AsyncIterator[Group]:
+        """As ``trickle.open_group``, but from this host; see ``open_host``.
+
+        Raises:
+          ValueError: two tunnels have the same name, or there are more of them than this host's *max_open*.
+        """
+        from trickle._group import by_name, group_of
+
+        settings = OpenSettings(
+            wait=False,
+            connect_timeout=connect_timeout,
+            heartbeat=heartbeat,
+            lease=lease,
+            workers=workers,
+            max_open=max_open,
+            max_payload=max_payload,
+            modules=modules,
+            output=output,
+            connect_retries=connect_retries,
+        )
+        named = by_name(tunnels)
+        most = self._core.settings.max_open
+        if len(named) > most:
+            raise ValueError(f"{self.name}: {len(named)} hosts are more than its max_open={most}; open it with more")
+        turns = Turns(connect_limit, len(named))
+        async with (
+            relay_through(self._core, self._options) as relay,
+            group_of(named, settings, lambda name: relay.start, turns) as group,
+        ):
+            yield group
 
     def explain(self, fn: Callable[P, object], /, *args: P.args, **kwargs: P.kwargs) -> Explanation:
         """What ``call(fn, *args, **kwargs)`` would send now: modules, bytes, and what cannot be sent or foreseen.

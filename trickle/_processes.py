@@ -22,7 +22,7 @@ from trickle._wire.frames import CHUNK
 from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
 
 if TYPE_CHECKING:
-    from trickle._host import HostCore
+    from trickle._host import CallRecord, HostCore
 
 GRANT = 64 * 1024  # bytes that are taken from a pipe before the other end is told so
 
@@ -298,6 +298,7 @@ async def open_process(
     cwd: StrOrBytesPath | None = None,
     env: Mapping[str, str] | None = None,
     keep_tail: bool = False,
+    record: CallRecord | None = None,
 ) -> AsyncIterator[RemoteProcess]:
     """See Host.open_process."""
     for what, value in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
@@ -313,7 +314,7 @@ async def open_process(
         "env": dict(env) if env is not None else None,
         "keep_tail": keep_tail,
     }
-    async with open_flow(core, "process", len, (_words(command, shell), arguments), {}, options) as flow:
+    async with open_flow(core, "process", len, (_words(command, shell), arguments), {}, options, record=record) as flow:
         process = RemoteProcess(core.name, flow, command)
         _, process.pid, _ = await flow.receive()
         process._open_pipes(stdin, stdout, stderr)
@@ -347,6 +348,7 @@ async def run_process(
     shell: bool = False,
     cwd: StrOrBytesPath | None = None,
     env: Mapping[str, str] | None = None,
+    record: CallRecord | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """See Host.run_process."""
     captured: dict[int, bytearray] = {}
@@ -384,6 +386,7 @@ async def run_process(
         cwd=cwd,
         env=env,
         keep_tail=check,
+        record=record,
     ) as process:
         with one_interrupt():
             async with trio.open_nursery() as nursery:
