@@ -33,7 +33,8 @@ async def main() -> None:
                         words.update(counts)
                     case trickle.Failure(error):
                         print(f"chapter {index} on {host}: {error}")
-    print(words.most_common(3))
+    ((word, number),) = words.most_common(1)
+    print(f"{word!r}: {number} of {words.total()} words")
 
 
 if __name__ == "__main__":
