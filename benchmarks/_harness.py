@@ -23,7 +23,18 @@ from typing import Any, NamedTuple
 import trio
 
 ROOT = Path(__file__).parents[1]
-QUESTIONS = ("connect", "round_trips", "boot_bytes", "code", "call", "payload", "cancel", "stopping", "abandoned", "many_ssh")
+QUESTIONS = (
+    "connect",
+    "round_trips",
+    "boot_bytes",
+    "code",
+    "call",
+    "payload",
+    "cancel",
+    "stopping",
+    "abandoned",
+    "many_ssh",
+)
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
 NOT_INSTALLED = "not installed"

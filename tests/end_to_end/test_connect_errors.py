@@ -193,6 +193,10 @@ def python_without_its_library(lab: Lab) -> Tunnel:
     return trickle.Command(["env", where], name="web1", python=str(python))
 
 
+def only_a_broken_python(lab: Lab) -> Tunnel:
+    return lab.path_with(sh="/bin/sh", python3=str(python_without_its_library(lab).python))
+
+
 def changed_key(lab: Lab) -> Tunnel:
     key = lab.directory / "other"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -281,6 +285,14 @@ def killed_for_memory(lab: Lab) -> Tunnel:
     return docker_command(lab, run_options=("--network", "none", "--memory", "6m"))
 
 
+def sudo_through_zsh(lab: Lab) -> Tunnel:
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        require("shells", "no zsh on this machine")
+    through = trickle.Command(["env", "PATH=/nowhere", zsh, "-f", "-c"], shell=True)
+    return trickle.Sudo(via=through, name="web1")
+
+
 def german_sudo(lab: Lab) -> Tunnel:
     via = lab.user(NOBODY, "env", "LANGUAGE=de", "LC_ALL=C.UTF-8")
     done = subprocess.run([*via.argv, "sudo", "-n", "true"], capture_output=True, text=True)
@@ -323,8 +335,12 @@ CASES = {
         lambda lab: local("/bin/true"),
     ),
     "a Python without its library": Case(
-        known_by("broken Python"), "its Python does not start", "Fatal Python error|encodings", 1,
+        known_by("no Python", "does not start"), "the Python there does not start", "Fatal Python error", 1,
         python_without_its_library,
+    ),
+    "only a Python without its library": Case(
+        known_by("no Python", "that works"), r"it has no Python that works, only .*python3 \(does not start\)",
+        "found no Python", 83, only_a_broken_python,
     ),
     # ---- what reads our bytes
     "a login that reads a byte": Case(
@@ -405,12 +421,16 @@ CASES = {
         known_by("sudo"), "sudo did not run our command", "sudo: Ein Passwort ist notwendig", 1, german_sudo,
     ),
     "no sudo over there": Case(
-        known_by("not installed", "sudo"), "there is no sudo there", "sudo.*not found", 127,
+        known_by("not installed", "not found|No such file"), "there is no sudo there", "sudo.*not found", 127,
         lambda lab: trickle.Sudo(via=trickle.SSH("h0", ssh_options=lab.ssh_to(NOWHERE).ssh_options), name="web1"),
     ),
     # ---- engines
+    "no sudo where people use zsh": Case(
+        known_by("not installed", "Unknown command"), "there is no sudo there", "command not found: sudo", 127,
+        sudo_through_zsh,
+    ),
     "no docker over there": Case(
-        known_by("not installed", "sudo"), "there is no docker there", "docker.*not found", 87,
+        known_by("not installed", "not found|No such file"), "there is no docker there", "docker.*not found", 87,
         lambda lab: trickle.Docker("web1", image="any", via=lab.path_with(sh="/bin/sh")),
         stage="preparing to run any: pulling it",
     ),
