@@ -266,7 +266,8 @@ def _error(cause: Cause, facts: Mapping[str, str], host: str, *, attempts: int =
     happened = cause.happened.format_map(facts)
     if attempts > 1:
         happened += f" (attempt {attempts})"
-    lines = [f"{host}: {printable(happened)}; {cause.advice}", *said.splitlines()[-LAST_LINES:]]
+    last = [line for line in said.splitlines() if line.strip()][-LAST_LINES:]
+    lines = [f"{host}: {printable(happened)}; {cause.advice}", *last]
     return ConnectError("\n  ".join(map(printable, lines)), host=host, reason=cause.reason)
 
 

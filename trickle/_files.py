@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import trio
@@ -73,7 +74,7 @@ class _Stepper:
     async def run(self, fn: Callable[..., T], *args: Any) -> T:
         return await trio.to_thread.run_sync(fn, *args, limiter=self._limiter)
 
-    async def each(self, iterator: Iterator[list[T]]) -> AsyncIterator[list[T]]:
+    async def each(self, iterator: Iterator[list[T]]) -> AsyncGenerator[list[T], None]:
         while True:
             batch = await self.run(next, iterator, None)
             if batch is None:
@@ -108,14 +109,16 @@ async def put(
 
 async def _give(flow: Flow, stepper: _Stepper, source: files.Source, how: TransferOptions) -> None:
     had: dict[int, list[bytes] | None] = {}
-    async for entries in stepper.each(source.listing()):
-        await flow.send_plain(("list", entries))
-        answer = await _received(flow)
-        had.update(enumerate(answer, len(had)))
+    async with aclosing(stepper.each(source.listing())) as listing:
+        async for entries in listing:
+            await flow.send_plain(("list", entries))
+            answer = await _received(flow)
+            had.update(enumerate(answer, len(had)))
     done = 0
-    async for ops in stepper.each(source.contents(had)):
-        await flow.send_plain(("write", ops))
-        done = _tell(how, done, source, ops)
+    async with aclosing(stepper.each(source.contents(had))) as contents:
+        async for ops in contents:
+            await flow.send_plain(("write", ops))
+            done = _tell(how, done, source, ops)
 
 
 async def _give_content(flow: Flow, stepper: _Stepper, local: Any, how: TransferOptions) -> None:
@@ -125,23 +128,28 @@ async def _give_content(flow: Flow, stepper: _Stepper, local: Any, how: Transfer
     await _received(flow)
     await flow.send_plain(("write", content.begin()))
     done = 0
-    async for data in _chunks(local, stepper):
-        await flow.send_plain(("write", content.add(data)))
-        done += len(data)
-        if how.progress is not None:
-            how.progress(done, size if size >= 0 else None)
+    async with aclosing(_chunks(local, stepper)) as chunks:
+        async for data in chunks:
+            await flow.send_plain(("write", content.add(data)))
+            done += len(data)
+            if how.progress is not None:
+                how.progress(done, size if size >= 0 else None)
     await flow.send_plain(("write", content.end()))
 
 
-async def _chunks(local: Any, stepper: _Stepper) -> AsyncIterator[bytes]:
+async def _chunks(local: Any, stepper: _Stepper) -> AsyncGenerator[bytes, None]:
     """The contents, in pieces of up to a BATCH."""
     if isinstance(local, bytes):
         for start in range(0, len(local), files.BATCH):
             yield local[start : start + files.BATCH]
     elif hasattr(local, "__aiter__"):
-        async for data in local:
-            for start in range(0, len(data), files.BATCH):
-                yield bytes(data[start : start + files.BATCH])
+        try:
+            async for data in local:
+                for start in range(0, len(data), files.BATCH):
+                    yield bytes(data[start : start + files.BATCH])
+        finally:
+            if hasattr(local, "aclose"):  # nobody else can: it was made for us
+                await local.aclose()
     elif hasattr(local, "read"):
         while data := await stepper.run(local.read, files.BATCH):
             if not isinstance(data, bytes):
@@ -171,7 +179,8 @@ async def fetch(
             stepper = _Stepper()
             done = 0
             try:
-                async for what, value in _messages(flow):
+                while (message := await _message(flow)) is not None:
+                    what, value = message
                     if what == "list":
                         await flow.send_plain(await stepper.run(target.have, value))
                     else:
@@ -185,13 +194,12 @@ async def fetch(
         target.abandon()
 
 
-async def _messages(flow: Flow) -> AsyncIterator[Any]:
-    while True:
-        try:
-            message = await flow.receive()
-        except trio.EndOfChannel:
-            return
-        yield message
+async def _message(flow: Flow) -> Any:
+    """What the source says next; None at the end."""
+    try:
+        return await flow.receive()
+    except trio.EndOfChannel:
+        return None
 
 
 async def _received(flow: Flow) -> Any:

@@ -262,5 +262,5 @@ def test_fleet_reports_ssh_and_local_hosts_and_who_is_missing(sshd: Sshd, tmp_pa
     rows = done.stdout.splitlines()[1:]
     assert [row.split()[0] for row in rows] == ["h0", "h1", "h2", "amber", "birch", "nowhere.invalid"]
     assert all("GiB" in row for row in rows[:5])
-    assert "its name cannot be looked up" in rows[5]
+    assert "the name nowhere.invalid cannot be looked up" in rows[5]
     assert (done.returncode, done.stderr) == (1, "")

@@ -240,7 +240,7 @@ async def test_a_host_without_sudo(user: str, _sshd_directory: Path) -> None:
             for password in (None, PASSWORD):
                 error = await error_of(trickle.Sudo(via=via, password=password))
 
-                assert (error.reason, error.exit_status) == ("no sudo", 127)
+                assert (error.reason, error.exit_status) == ("not installed", 127)
 
 
 async def test_a_machine_without_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
