@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 QUESTIONS = (
     *("connect", "round_trips", "boot_bytes", "code", "call", "payload", "cancel", "stopping", "abandoned"),
     "many_ssh",
+    "fan_out",
+    "reducing",
 )
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
