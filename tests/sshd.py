@@ -179,7 +179,7 @@ def listening_sshd(directory: Path, user: str) -> Iterator[Sshd]:
     binary = sshd_binary()
     log = directory / "sshd.log"
     for _ in range(5):  # the port is free when it is picked; somebody else may still be faster
-        port = _free_port()
+        port = free_port()
         sshd_config, ssh_config = write_configs(directory, "port", user=user, port=port, way_in=f"  Port {port}")
         with log.open("ab") as output:
             daemon = subprocess.Popen(
@@ -236,7 +236,8 @@ def mastered_sshd(listening: Sshd) -> Iterator[Sshd]:
         master.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_ssh
+from tests.containers import Docker
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -28,7 +29,10 @@ def run(example: str, *arguments: str, path: Path | None = None) -> "subprocess.
 
 
 @pytest.mark.parametrize("example", [path.name for path in EXAMPLES])
-def test_example_runs_without_arguments(example: str) -> None:
+def test_example_runs_without_arguments(example: str, request: pytest.FixtureRequest) -> None:
+    if example == "containers.py":
+        request.getfixturevalue("docker")
+
     done = run(example)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,4 +55,13 @@ def test_fleet_gives_unreachable_hosts_a_row_with_the_reason(tmp_path: Path) -> 
     rows = {line.split()[0]: line for line in done.stdout.splitlines() if line}
     assert {"here", "web1", "nowhere.invalid"} <= rows.keys()
     assert "cannot be looked up" in rows["nowhere.invalid"]
+    assert done.returncode == 1
+
+
+def test_containers_gives_an_image_that_cannot_be_had_a_row_with_the_reason(docker: Docker) -> None:
+    done = run("containers.py", "python:3.12-slim", "127.0.0.1:1/nothing")
+
+    had, missing = done.stdout.splitlines()
+    assert had.split()[:2] == ["python:3.12-slim", "Python"]
+    assert "cannot be pulled" in missing
     assert done.returncode == 1
