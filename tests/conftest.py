@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 import trickle
-from tests import leftovers
+from tests import containers, leftovers
 from tests import sshd as sshd_module
 from tests.hosts import local
 from tests.sshd import Sshd
@@ -149,3 +149,46 @@ def shared(public_directory: Path) -> Path:
     path.mkdir()
     path.chmod(0o777)
     return path
+
+
+@pytest.fixture(scope="session")
+def container_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file system of containers.IMAGE."""
+    path = tmp_path_factory.mktemp("image") / "image.tar"
+    containers.make_image(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def _dockerd(container_image: Path) -> Iterator[containers.Docker]:
+    with containers.docker_engine(container_image) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def _podman(container_image: Path) -> Iterator[containers.Podman]:
+    with containers.podman_engine(container_image) as engine:
+        yield engine
+
+
+@pytest.fixture
+def docker(_dockerd: containers.Docker, monkeypatch: pytest.MonkeyPatch) -> Iterator[containers.Docker]:
+    """A docker engine of the tests' own, to which ``docker`` leads; a test may stop it."""
+    _lead_to(_dockerd, monkeypatch)
+    yield _dockerd
+    _dockerd.start()
+
+
+@pytest.fixture
+def podman(_podman: containers.Podman, monkeypatch: pytest.MonkeyPatch) -> containers.Podman:
+    """Podman with a place of its own."""
+    _lead_to(_podman, monkeypatch)
+    return _podman
+
+
+def _lead_to(engine: containers.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.remove_all()  # what a test has left that failed for it
+    for name in ("DOCKER_CONTEXT", "DOCKER_TLS_VERIFY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in engine.environment.items():
+        monkeypatch.setenv(name, value)

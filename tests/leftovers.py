@@ -1,4 +1,4 @@
-"""What a test left behind: processes, descriptors, temporary files.
+"""What a test left behind: processes, containers, descriptors, temporary files.
 
 Processes are known by a mark in their environment, which children inherit and which the tests' ssh carries
 over, and by being somebody's child: this process's, or that of a daemon which a fixture started.
@@ -11,7 +11,7 @@ import select
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from tests.sshd import MARK as MARK
@@ -20,6 +20,17 @@ PATIENCE = 10.0  # seconds that a process has to be gone in: far more than any k
 
 _daemons: set[int] = set()  # what runs below these belongs to the test that is running then
 _known: set[int] = set()  # except for what ran when the daemon was declared
+_engines: list[Callable[[], set[str]]] = []  # each lists the containers of one
+
+
+@contextlib.contextmanager
+def engine(containers: Callable[[], set[str]]) -> Iterator[None]:
+    """Declare a container engine, by what lists its containers' ids."""
+    _engines.append(containers)
+    try:
+        yield
+    finally:
+        _engines.remove(containers)
 
 
 @contextlib.contextmanager
@@ -39,6 +50,7 @@ class Audit:
     def __init__(self, mark: str) -> None:
         self._mark = f"{MARK}={mark}".encode()
         self._before = self._around()
+        self._containers = _containers()
         self._descriptors = _descriptors()
         self._files = _temporary_files()
 
@@ -49,7 +61,10 @@ class Audit:
         while pids := self._processes():
             if not _wait_for_an_exit(pids, deadline - time.monotonic()):
                 break
+        while _containers() - self._containers and time.monotonic() < deadline:
+            time.sleep(0.05)
         lines = [_describe(pid) for pid in sorted(self._processes())]
+        lines += [f"container {id}" for id in sorted(_containers() - self._containers)]
         lines += [f"descriptor {number}: {what}" for number, what in self._new_descriptors()]
         lines += [f"file {path}" for path in sorted(_temporary_files() - self._files)]
         return lines
@@ -96,6 +111,10 @@ def _children(pid: int) -> Iterator[int]:
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             yield from map(int, (task / "children").read_text().split())
+
+
+def _containers() -> set[str]:
+    return {id for containers in _engines for id in containers()}
 
 
 def _state(pid: int) -> str | None:

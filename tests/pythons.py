@@ -62,6 +62,14 @@ def far_pythons() -> tuple[str, ...]:
     return tuple(python for python in _all_pythons() if (version_of(python) or (0,)) >= OLDEST)
 
 
+def system_python() -> str:
+    """One that can be copied: the system's own, or that which this virtual environment is made from."""
+    if (version_of("/usr/bin/python3") or (0,)) >= OLDEST:
+        return "/usr/bin/python3"
+    base: str = getattr(sys, "_base_executable", sys.executable)
+    return base
+
+
 def python27() -> str | None:
     """The path of a Python 2.7, which must be refused politely, or None."""
     for python in (*_all_pythons(), shutil.which("python2.7")):
@@ -81,9 +89,7 @@ def make_minimal_python(prefix: Path) -> str | None:
 
     None where Python finds its library in a way that a copy does not follow (macOS frameworks).
     """
-    original = "/usr/bin/python3"
-    if (version_of(original) or (0,)) < OLDEST:
-        original = getattr(sys, "_base_executable", sys.executable)
+    original = system_python()
     script = "import os, sys; print(os.path.realpath(sys.executable)); print(os.path.dirname(os.__file__))"
     words = subprocess.run([original, "-I", "-c", script], capture_output=True, check=True, text=True)
     executable, library = map(Path, words.stdout.splitlines())

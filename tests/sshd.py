@@ -287,6 +287,7 @@ def key_of_ones_own(sshd: Sshd, user: str) -> Iterator[tuple[str, ...]]:
 
 
 def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

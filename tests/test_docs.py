@@ -7,7 +7,8 @@ changes that:
 - ``<!-- continues -->``: the block is appended to the one before it in the same file;
 - ``<!-- prints -->`` before a ``text`` block: what the program before it writes to stdout (``...`` stands for
   anything);
-- ``<!-- compiled only: REASON -->``: the block is compiled, and not run.
+- ``<!-- compiled only: REASON -->``: the block is compiled, and not run;
+- ``<!-- needs: docker -->``: the block is run where there can be an engine, with a container called ``web``.
 
 As in the text, ``await`` may stand at a block's top level: from there on it goes into a ``main()``.
 """
@@ -26,6 +27,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_ssh
+from tests.containers import IMAGE, Docker
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -43,7 +45,8 @@ class Snippet:
     page: Path
     line: int
     code: str
-    compiled_only: bool
+    compiled_only: bool = False
+    needs_docker: bool = False
     prints: str | None = None
 
     def __str__(self) -> str:
@@ -68,7 +71,8 @@ def snippets_of(page: Path, text: str) -> Iterator[Snippet]:
                 yield current
             kind, _, reason = mark.partition(":")
             assert kind != "compiled only" or reason.strip(), f"{page}:{line}: say why it is not run"
-            current = Snippet(page, line, code, compiled_only=kind == "compiled only")
+            needs_docker = mark == "needs: docker"
+            current = Snippet(page, line, code, compiled_only=kind == "compiled only", needs_docker=needs_docker)
     if current is not None:
         yield current
 
@@ -101,18 +105,31 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
+@pytest.fixture
+def web(docker: Docker) -> Iterator[Docker]:
+    """An engine in which a container called ``web`` runs."""
+    docker.run("run", "--detach", "--init", "--name", "web", IMAGE, "sleep", "1000000")
+    yield docker
+    docker.remove("web")
+
+
 def test_there_are_snippets() -> None:
     assert any(snippet.page.name == "README.md" for snippet in SNIPPETS)
     assert any(not snippet.compiled_only for snippet in SNIPPETS)
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=str)
-def test_snippet_does_what_the_page_says(snippet: Snippet, tmp_path: Path, environment: dict[str, str]) -> None:
+def test_snippet_does_what_the_page_says(
+    snippet: Snippet, tmp_path: Path, environment: dict[str, str], request: pytest.FixtureRequest
+) -> None:
     script = tmp_path / "snippet.py"
     script.write_text(program(snippet.code))
     compile(script.read_text(), str(script), "exec")
     if snippet.compiled_only:
         return
+    if snippet.needs_docker:
+        web: Docker = request.getfixturevalue("web")
+        environment = {**environment, **web.environment}
 
     done = subprocess.run(
         [sys.executable, script.name],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import fake_ssh
+from tests.containers import Docker
 from tests.requirements import require
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,10 @@ def run(example: str, *arguments: str, path: Path | None = None) -> "subprocess.
 
 
 @pytest.mark.parametrize("example", [path.name for path in EXAMPLES])
-def test_example_runs_without_arguments(example: str) -> None:
+def test_example_runs_without_arguments(example: str, request: pytest.FixtureRequest) -> None:
+    if example == "containers.py":
+        request.getfixturevalue("docker")
+
     done = run(example)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -85,3 +89,12 @@ def test_each_policy_has_an_example_that_shows_it() -> None:
     rows = run("rolling_restart.py").stdout.splitlines()
     assert rows[0] == "web1: restarted" or "web2: RuntimeError" in rows[0]
     assert len(rows) == 6 and sum("does not come up" in row for row in rows) == 2
+
+
+def test_containers_gives_an_image_that_cannot_be_had_a_row_with_the_reason(docker: Docker) -> None:
+    done = run("containers.py", "python:3.12-slim", "127.0.0.1:1/nothing")
+
+    had, missing = done.stdout.splitlines()
+    assert had.split()[:2] == ["python:3.12-slim", "Python"]
+    assert "cannot be pulled" in missing
+    assert done.returncode == 1

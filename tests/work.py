@@ -426,3 +426,30 @@ def ask_for_modules(count):
     for number in range(count):
         worker._this.send(Ask(0, 0xFFFFFFFF, 0, b"nowhere_%d" % number))
     time.sleep(3600)
+
+
+def fill_memory(path):
+    """Leave our pid in a file and wait until that is gone, then take memory until the kernel has none."""
+    write_file(path, str(os.getpid()))
+    while os.path.exists(path):
+        time.sleep(0.01)
+    taken = []
+    while True:
+        taken.append(b"x" * (1 << 20))
+
+
+def still_running(pids):
+    """Those of these processes that are there, zombies aside."""
+    found = []
+    for pid in pids:
+        try:
+            with open("/proc/%d/stat" % pid) as file:
+                if file.read().rpartition(")")[2].split()[0] not in ("Z", "X"):
+                    found.append(pid)
+        except OSError:
+            pass
+    return found
+
+
+def hold_the_gil():
+    return sum(range(10**13))

@@ -27,7 +27,7 @@ assert len(GUARD) == 29
 TOO_OLD = 83
 DAMAGED = 85
 WRONG_READER = 86
-NOT_PULLED = 87  # see _tunnels.PULL
+NOT_PULLED = 87  # see _tunnels.RUN
 
 # Tries each name in turn.  A Python older than 3.6 stops with 83 (see FIRST_WORDS) and Python 2.7, which does not
 # know -I, with 2.  What ends in another way has perhaps read our bytes, unless it cannot even start: only then is

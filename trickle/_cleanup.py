@@ -45,7 +45,8 @@ async def _answer(process: TunnelProcess, talk: Handshake) -> None:
     with contextlib.suppress(trio.BrokenResourceError):
         async for data in process.stderr:
             talk.receive_stderr(bytes(data))
-            await process.stdin.send_all(talk.answers())
+            if answers := talk.answers():
+                await process.stdin.send_all(answers)
 
 
 async def _listen(process: TunnelProcess, talk: Handshake) -> None:

@@ -36,14 +36,17 @@ SSH_NEWER = {"RemoteCommand": (7, 6), "StdinNull": (8, 7), "SessionType": (8, 7)
 # as it takes the place of a list in the user's ssh_config there.
 SSH_ELSEWHERE = ("-o", "IgnoreUnknown=*")
 
-# Pulls an image that the engine does not have, and then runs the command.  87: it could not be pulled.  Every second it
-# says that it still pulls: once nobody is there to hear that, all of this process group ends.
-PULL = (
+# Pulls an image that the engine $1 does not have (87: it could not be pulled), creates a container and starts it.
+# While it pulls, it says so every second: once nobody is there to hear that, all of this process group ends.  `run`
+# would do the rest in one, but dies of a warning that nobody hears, and leaves what it has created.
+RUN = (
     '$1 image inspect "$2" >/dev/null 2>&1 </dev/null || {'
     ' p="trickle $0 preparing to run $2: pulling it"; echo "$p" >&2;'
     ' { trap "" PIPE; while sleep 1 && echo 2>/dev/null; do echo "$p" >&2 || kill 0; done; } </dev/null |'
     ' $1 pull "$2" >&2 || exit 87; };'
-    ' echo "trickle $0 prepared" >&2; shift 2; exec "$@"'
+    ' echo "trickle $0 prepared" >&2; e=$1; shift 2;'
+    ' c=$($e create "$@" 2>&1 </dev/null) || { s=$?; echo "$c" >&2; exit $s; };'
+    " for c in $c; do :; done; exec $e start --attach --interactive --detach-keys= $c"
 )
 # Ends containers with the connection's label: those that `ps` lists with the options $2, by the commands `kill` and $3.
 # It looks a second time when there was none: the engine goes on to make one for a client that was killed.
@@ -53,10 +56,8 @@ LEFTOVERS = (
     " esac; done </dev/null >/dev/null 2>&1"
 )
 RUNNING = "--all --filter status=running --filter status=paused"
-# Its frames go through the container's stdout, which an engine would keep in a log; and a container in which nobody
-# types needs no keys to leave it by, which podman looks for in all that it reads.
-ENGINE_OPTIONS = ("--interactive", "--detach-keys=")
-RUN_OPTIONS = (*ENGINE_OPTIONS, "--init", "--log-driver=none", "--label", f"trickle={NONCE}")
+# Frames go through the container's stdout, which an engine would keep in a log.
+CREATE_OPTIONS = ("--interactive", "--init", "--log-driver=none", "--label", f"trickle={NONCE}")
 
 _HOST = re.compile(r"[^\s\\!'\"`$;&|<>(){}*?#~-][^\s\\!'\"`$;&|<>(){}*?#]*")
 
@@ -196,18 +197,18 @@ class Docker(Tunnel):
         super().__post_init__()
 
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
-        """``docker run ... image argv``, behind a shell that pulls the image if it has to."""
+        """``docker create ... image argv`` and ``docker start``, in a shell that pulls the image if need be."""
         first, *others = argv
         words = (
-            *(self.engine, "run", *RUN_OPTIONS, *(("--rm",) if self.rm else ())),
+            *(*CREATE_OPTIONS, *(("--rm",) if self.rm else ())),
             *_engine_options(self.user, self.env),
             *self.run_options,
             *("--entrypoint", first, self.image, *others),
         )
-        return self.through(("sh", "-c", PULL, NONCE, self.engine, self.image, *words))
+        return self.through(("sh", "-c", RUN, NONCE, self.engine, self.image, *words))
 
     def leftovers(self) -> tuple[str, ...]:
-        """``docker kill`` and ``docker rm`` of what has this connection's label; it is kept as ``rm`` says."""
+        """``docker kill`` of the containers with this connection's label, and ``docker rm`` unless they are kept."""
         which, verb = ("--all", "rm --force --volumes") if self.rm else (RUNNING, "wait")
         return self.through(("sh", "-c", LEFTOVERS, NONCE, self.engine, which, verb))
 
@@ -240,7 +241,7 @@ class DockerExec(Tunnel):
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         """``docker exec -i ... container argv``."""
         options = _engine_options(self.user, self.env)
-        return self.through((self.engine, "exec", *ENGINE_OPTIONS, *options, self.container, *argv))
+        return self.through((self.engine, "exec", "--interactive", "--detach-keys=", *options, self.container, *argv))
 
 
 @dataclasses.dataclass(frozen=True)

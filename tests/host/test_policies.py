@@ -24,7 +24,6 @@ from trickle.testing import (
     SlowLink,
     Unreachable,
     WorkerKilled,
-    _send_no_modules,
     open_memory_group,
 )
 
@@ -273,10 +272,8 @@ async def test_time_runs_from_the_turn_to_connect() -> None:
     async with trio.open_nursery() as nursery:
         memories = {each: Memory(nursery, (HANGS,) if each.startswith("hangs") else ()) for each in names}
         tunnels = {each: MemoryTunnel(name=each) for each in names}
-        settings = OpenSettings(wait=False, connect_timeout=600)
+        settings = OpenSettings(wait=False, connect_timeout=600, sends_modules=False)
         async with group_of(tunnels, settings, lambda each: memories[each].start, Turns(1, 4)) as group:
-            for host in group.values():
-                _send_no_modules(host._core)
             results = await group.options(timeout=TURN_HELD + 1).call(sleep, {})
             assert 3 * TURN_HELD <= trio.current_time() < 3 * TURN_HELD + 2
         async with trio.open_nursery() as ending:

@@ -15,11 +15,12 @@ import pytest
 import trickle
 from tests import fake_ssh, work
 from tests.requirements import require
-from trickle import _boot, _ssh_version
+from trickle import _boot, _ssh_version, _tunnels
 from trickle._check_tunnel import WORDS
 from trickle.abc import join_words
 
 TUNNELS_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "tunnels.md"
+PYTHON_OF_IMAGE = "/usr/local/bin/python3"
 SHELLS = ["sh", "dash", "bash", "zsh", "tcsh", "csh", "fish"]
 
 
@@ -51,18 +52,53 @@ def test_command_puts_its_prefix_before_words_or_before_a_command_line() -> None
     assert trickle.Command(["rsh", "h"], shell=True).wrap(["echo", "a b"]) == ("rsh", "h", "echo 'a b'")
 
 
+def test_docker_has_the_words_of_its_options_before_the_image() -> None:
+    image = "registry:5000/python@sha256:0123"
+    tunnel = trickle.Docker("py", image=image, user="me", env={"A": "b c"}, run_options=("--network", "none"), rm=False)
+
+    _, _, _, _, *words = tunnel.wrap(["python3", "-c", "x"])
+
+    assert words[:2] == ["docker", image]
+    assert words[-5:] == ["--entrypoint", "python3", image, "-c", "x"]
+    assert words[-11:-5] == ["--user", "me", "--env", "A=b c", "--network", "none"]
+    assert {"--interactive", "--init", "--log-driver=none"} < set(words)
+    assert "--rm" not in words
+
+
+def test_docker_exec_has_the_words_of_its_options_before_the_container() -> None:
+    tunnel = trickle.DockerExec("web", engine="podman", user="0:0", env=[("A", "b c")])
+
+    words = tunnel.wrap(["python3", "-c", "x"])
+
+    assert words[:3] == ("podman", "exec", "--interactive")
+    assert words[-8:] == ("--user", "0:0", "--env", "A=b c", "web", "python3", "-c", "x")
+
+
+def test_containers_on_another_host_are_one_command_line_there() -> None:
+    there = trickle.SSH("build1")
+
+    for tunnel in (trickle.Docker("py", image="python"), trickle.DockerExec("web")):
+        through = dataclasses.replace(tunnel, via=there)
+        assert tuple(shlex.split(through.wrap(["python3"])[-1])) == tunnel.wrap(["python3"])
+    fresh = trickle.Docker("py", image="python")
+    assert tuple(shlex.split(dataclasses.replace(fresh, via=there).leftovers()[-1])) == fresh.leftovers()
+
+
 def test_names_have_sensible_defaults() -> None:
     assert trickle.Local().name == "localhost"
     assert trickle.SSH("web1").name == "web1"
     assert trickle.SSH("web1", user="me").name == "me@web1"
     assert trickle.Command(["/usr/bin/kubectl", "exec"]).name == "kubectl"
     assert trickle.SSH("web1", name="front").name == "front"
+    assert trickle.Docker("py", image="python").name == "py"
+    assert trickle.DockerExec("web").name == "web"
 
 
 def test_tunnels_are_frozen_hashable_data_that_can_be_pickled() -> None:
     tunnels = [trickle.Local(), trickle.SSH("a", via=trickle.SSH("b")), trickle.Command(["x", "y"])]
+    tunnels += [trickle.Docker("py", image="python", env={"A": "b"}), trickle.DockerExec("web")]
 
-    assert len({*tunnels, *tunnels}) == 3
+    assert len({*tunnels, *tunnels}) == 5
     assert pickle.loads(pickle.dumps(tunnels)) == tunnels
     with pytest.raises(dataclasses.FrozenInstanceError):
         tunnels[0].name = "other"  # type: ignore[misc]
@@ -86,6 +122,14 @@ def test_tunnels_are_frozen_hashable_data_that_can_be_pickled() -> None:
         lambda: trickle.Local(via=trickle.SSH("b")),
         lambda: trickle.Command("kubectl exec"),
         lambda: trickle.Command([]),
+        lambda: trickle.Docker("py", image="--privileged"),
+        lambda: trickle.Docker("py", image="a;b"),
+        lambda: trickle.Docker("py", image="python", engine="podman --remote"),
+        lambda: trickle.Docker("py", image="python", run_options="--privileged"),  # type: ignore[arg-type]
+        lambda: trickle.Docker("py", image="python", env={"A=B": "c"}),
+        lambda: trickle.Docker("py", image="python", env={"A": 1}),  # type: ignore[dict-item]
+        lambda: trickle.DockerExec("--help"),
+        lambda: trickle.DockerExec("web", user="a b"),
     ],
 )
 def test_what_cannot_be_passed_on_safely_is_refused(make: object) -> None:
@@ -146,7 +190,14 @@ def test_the_documented_command_lines_are_the_real_ones() -> None:
     assert shlex.join(trickle.Local(python=python).wrap(_boot.python_command(python))) in page
     ssh = trickle.SSH("web1", user="deploy", port=2222, python=python)
     assert shlex.join(ssh.wrap(_boot.python_command(python))) in page
-    assert _boot.FIND_PYTHON.replace(" ", "") in page.replace("\n", "").replace(" ", "")
+    container = trickle.DockerExec("web", user="nobody", python=PYTHON_OF_IMAGE)
+    assert shlex.join(container.wrap(_boot.python_command(PYTHON_OF_IMAGE))) in page
+    fresh = trickle.Docker("py", image="python:3.12-slim", user="1000", env={"LANG": "C.UTF-8"}, python=PYTHON_OF_IMAGE)
+    assert shlex.join(fresh.wrap(_boot.python_command(PYTHON_OF_IMAGE))[3:]) in page
+    assert shlex.join(fresh.leftovers()[3:]) in page
+    assert shlex.join(dataclasses.replace(fresh, rm=False).leftovers()[4:]) in page
+    for script in (_boot.FIND_PYTHON, _tunnels.RUN, _tunnels.LEFTOVERS):
+        assert script.replace(" ", "") in page.replace("\n", "").replace(" ", "")
 
 
 def test_options_that_an_old_ssh_does_not_know_are_left_out() -> None:
