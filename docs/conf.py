@@ -23,6 +23,6 @@ intersphinx_mapping = {
 
 nitpick_ignore_regex = [
     (r"py:.*", r"trickle\._\w+\.[A-Z](_co|_contra)?"),  # type variables have no page
-    (r"py:.*", r"StrOrBytesPath"),
+    (r"py:.*", r"StrOrBytesPath|Progress"),
     (r"py:.*", r"rich\..*"),  # and rich's inventory is not kept here
 ]

@@ -488,7 +488,8 @@ class HostCore:
 class Packed(dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]]):
     """A call's payload, and the modules that it imports, by the version and implementation of the far Python."""
 
-    __repr__ = object.__repr__  # a payload is nobody's business in a traceback that shows locals
+    def __repr__(self) -> str:
+        return object.__repr__(self)  # a payload is nobody's business in a traceback that shows locals
 
 
 class CallRecord:

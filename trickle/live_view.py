@@ -17,8 +17,8 @@ try:
     from rich.live import Live
     from rich.table import Table
     from rich.text import Text
-except ImportError as exc:
-    raise ImportError("trickle.live_view needs the package rich: pip install 'trickle[rich]'") from exc
+except ImportError as _missing:
+    raise ImportError("trickle.live_view needs the package rich: pip install 'trickle[rich]'") from _missing
 
 __all__ = ["LiveView"]
 
