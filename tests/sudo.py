@@ -22,6 +22,13 @@ def need_sudo() -> None:
         require("sudo", "no sudo, visudo or setpriv on this machine")
 
 
+def is_free() -> bool:
+    """Whether we may be root without a password."""
+    return (
+        shutil.which("sudo") is not None and not subprocess.run(["sudo", "-n", "true"], capture_output=True).returncode
+    )
+
+
 @contextlib.contextmanager
 def rules(*lines: str) -> Iterator[None]:
     """These lines are in sudoers.  A mistake in them is found before it locks everybody out."""

@@ -9,8 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run_on_a_terminal(words: list[str], typed: str = "", *, until_asked: bool = False) -> tuple[str, str]:
-    """What it says on stdout, and all else that the terminal shows, until it ends, or asks something there."""
+def run_on_a_terminal(words: list[str], typed: str | None = None, *, until_asked: bool = False) -> tuple[str, str]:
+    """What it says on stdout, and all else that the terminal shows, until it ends.
+
+    Args:
+      words: the command.
+      typed: what is typed when it asks something on the terminal.
+      until_asked: whether it is killed then.
+    """
     master, slave = pty.openpty()
     process = subprocess.Popen(
         ["setsid", "--ctty", "--wait", *words],
@@ -21,12 +27,14 @@ def run_on_a_terminal(words: list[str], typed: str = "", *, until_asked: bool = 
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     os.close(slave)
-    os.write(master, typed.encode())
     shown = b""
     try:
         with contextlib.suppress(OSError):  # EIO, when nobody has the terminal open any more
-            while not (until_asked and shown.rstrip().endswith((b":", b"?"))):
+            while not (until_asked and _asks(shown)):
                 shown += os.read(master, 1000)
+                if typed is not None and _asks(shown):
+                    os.write(master, typed.encode())
+                    typed = None
             os.close(master)  # it hangs up
             master = -1
         return process.communicate(timeout=100)[0], shown.decode()
@@ -35,3 +43,7 @@ def run_on_a_terminal(words: list[str], typed: str = "", *, until_asked: bool = 
         process.wait()
         if master >= 0:
             os.close(master)
+
+
+def _asks(shown: bytes) -> bool:
+    return shown.rstrip().endswith((b":", b"?"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import fake_ssh
+from tests import fake_ssh, sudo
 from tests.containers import Docker
 from tests.requirements import require
 
@@ -33,6 +33,8 @@ def run(example: str, *arguments: str, path: Path | None = None) -> "subprocess.
 def test_example_runs_without_arguments(example: str, request: pytest.FixtureRequest) -> None:
     if example == "containers.py":
         request.getfixturevalue("docker")
+    if example == "sudo.py" and not sudo.is_free():
+        require("sudo", "sudo asks for a password on this machine, or is not there")
 
     done = run(example)
 

@@ -187,9 +187,14 @@ def test_the_documented_command_lines_are_the_real_ones() -> None:
     page = TUNNELS_PAGE.read_text()
     python = "/usr/bin/python3"
 
-    assert shlex.join(trickle.Local(python=python).wrap(_boot.python_command(python))) in page
-    ssh = trickle.SSH("web1", user="deploy", port=2222, python=python)
-    assert shlex.join(ssh.wrap(_boot.python_command(python))) in page
+    for tunnel in (
+        trickle.Local(),
+        trickle.SSH("web1", user="deploy", port=2222),
+        trickle.Sudo(),
+        trickle.Sudo(password="secret"),
+        trickle.SSH("db1", via=trickle.SSH("bastion")),
+    ):
+        assert f"\n{shlex.join(tunnel.wrap(_boot.python_command(python)))}\n" in page
     container = trickle.DockerExec("web", user="nobody", python=PYTHON_OF_IMAGE)
     assert shlex.join(container.wrap(_boot.python_command(PYTHON_OF_IMAGE))) in page
     fresh = trickle.Docker("py", image="python:3.12-slim", user="1000", env={"LANG": "C.UTF-8"}, python=PYTHON_OF_IMAGE)
