@@ -18,6 +18,7 @@ import trio
 import trickle
 from tests import leftovers, pythons
 from tests import sshd as sshd_module
+from tests.containers import IMAGE, Docker, Engine
 from tests.requirements import require
 from tests.sshd import Sshd
 from trickle.abc import Tunnel, announced
@@ -192,3 +193,43 @@ def test_su(sudoer: str, check: Check) -> None:
     somebody = trickle.Command(["setpriv", f"--reuid={sudoer}", "--clear-groups"])
 
     check(lambda: Su(sudoer, PASSWORD, via=somebody))
+
+
+# ---- containers
+
+
+@pytest.fixture(params=["docker", "podman"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each container engine."""
+    found: Engine = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def running(engine: Engine) -> Iterator[str]:
+    """The name of a container that runs already."""
+    name = f"running{os.getpid()}"
+    engine.run("run", "--detach", "--init", "--name", name, IMAGE, "sleep", "1000000")
+    yield name
+    engine.remove(name)
+
+
+def test_a_fresh_container(engine: Engine, check: Check) -> None:
+    check(lambda: trickle.Docker("py", image=IMAGE, engine=engine.name, env={"A": "b c"}))
+
+    assert engine.containers() == set()
+
+
+def test_a_running_container(engine: Engine, running: str, check: Check) -> None:
+    check(lambda: trickle.DockerExec(running, engine=engine.name, env={"A": "b c"}))
+
+    assert len(engine.containers()) == 1
+
+
+def test_a_fresh_container_via_sudo_via_ssh(docker: Docker, sudoer: str, piped_sshd: Sshd, check: Check) -> None:
+    there = trickle.Sudo(password=PASSWORD, via=trickle.SSH("h0", ssh_options=piped_sshd.ssh_options))
+    engine = [f"{name}={value}" for name, value in docker.environment.items()]
+
+    check(lambda: trickle.Docker("py", image=IMAGE, via=trickle.Command(["env", *engine], via=there)))
+
+    assert docker.containers() == set()

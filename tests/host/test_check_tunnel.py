@@ -138,6 +138,12 @@ class WithoutVia(Shell):
 
 
 @dataclasses.dataclass(frozen=True)
+class InsideOut(Shell):
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        return ("sh", "-c", self.line, "login", *self.through(argv))
+
+
+@dataclasses.dataclass(frozen=True)
 class LeftoversWithoutVia(Shell):
     def leftovers(self) -> tuple[str, ...]:
         return ("true", NONCE)
@@ -160,6 +166,7 @@ AS_DATA: dict[str, tuple[Callable[[], object], str]] = {
     "a secret in its command": (lambda: SecretInCommand("open sesame"), "a secret in its command"),
     "the prompt in its command": (lambda: PromptInCommand("open sesame"), "the prompt .* stands in its command"),
     "no via": (lambda: WithoutVia('exec "$@"'), "via= does not compose"),
+    "via inside out": (lambda: InsideOut('exec "$@"'), "via= does not compose: .*'prefix', 'true'"),
     "leftovers without via": (lambda: LeftoversWithoutVia('exec "$@"'), "via= does not compose: .*'true'"),
 }
 
