@@ -14,6 +14,7 @@ from pathlib import Path
 
 OPTIONS = "1246AB:b:CD:c:E:e:F:fGgI:i:J:KkL:l:Mm:NnO:o:P:p:Q:qR:S:sTtVvW:w:XxYy"
 VERSION = "OpenSSH_9.2p1 fake, OpenSSL 3.0"
+ACCEPT_ENV = ("TRICKLE_TEST_MARK", "DOCKER_HOST")
 LOGIN_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -48,7 +49,7 @@ def run(command: str) -> int:
     user = pwd.getpwuid(os.getuid())
     environment = {"PATH": LOGIN_PATH, "HOME": user.pw_dir, "USER": user.pw_name, "LOGNAME": user.pw_name}
     environment |= {"SHELL": "/bin/sh", "SSH_CONNECTION": "127.0.0.1 1 127.0.0.1 22"}
-    environment |= {name: value for name, value in os.environ.items() if name == "TRICKLE_TEST_MARK"}
+    environment |= {name: os.environ[name] for name in ACCEPT_ENV if name in os.environ}
     process = subprocess.Popen(
         ["/bin/sh", "-c", command] if command else ["/bin/sh"],
         stdin=subprocess.PIPE,

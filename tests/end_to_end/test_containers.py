@@ -74,7 +74,7 @@ async def call_under_way(host: trickle.Host, shared: Path) -> AsyncIterator[list
 
     async def call() -> None:
         try:
-            await host.call(torture.child_in_a_new_session, f"{HERE}/pids")
+            await host.call(work.start_children, f"{HERE}/pids")
         except trickle.HostLost as exc:
             lost.append(exc)
 
@@ -522,13 +522,13 @@ async def test_connecting_that_is_cancelled_at_any_moment_leaves_nothing(engine:
 
 CONTROLLER = """
 import sys, trickle, trio
-from tests import torture
+from tests import work
 
 async def main():
     engine, image, volume = sys.argv[1:4]
     tunnel = trickle.Docker("py", image=image, engine=engine, run_options=("--volume", volume))
     async with trickle.open_host(tunnel) as host:
-        await host.call(torture.child_in_a_new_session, "/shared/pids")
+        await host.call(work.start_children, "/shared/pids")
 
 trio.run(main)
 """
