@@ -7,7 +7,6 @@ import os
 import pwd
 import signal
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -284,15 +283,6 @@ def note(given):
 
 {does}
 """
-
-
-@pytest.fixture
-def shared(public_directory: Path) -> Path:
-    """A directory of this test's own that every user can write to."""
-    path = public_directory / f"sudo{uuid.uuid4().hex}"
-    path.mkdir()
-    path.chmod(0o777)
-    return path
 
 
 def strange_sudo(shared: Path, user: str, does: str) -> tuple[trickle.Sudo, Path]:
