@@ -1,6 +1,5 @@
 """A network that parts: remote work dies within the lease, calls fail with HostLost, healing changes nothing."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,15 +28,6 @@ FAULTS = [
     Network.drop_what_comes_from_there,
     Network.drop_what_goes_there,
 ]
-
-
-@pytest.fixture
-def shared(public_directory: Path) -> Path:
-    """A directory that the user who logs in can write to as well."""
-    path = public_directory / f"parted{time.monotonic_ns()}"
-    path.mkdir()
-    path.chmod(0o777)
-    return path
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)

@@ -747,7 +747,7 @@ async def test_a_large_call_that_waits_for_credit_never_starts_when_cancelled(fa
 
 
 async def test_heartbeats_do_not_wait_behind_bulk() -> None:
-    async with trickle.open_host(local(), heartbeat=0.1, lease=1.0) as host:
+    async with trickle.open_host(local(), heartbeat=0.1, lease=3.0) as host:
         for _ in range(5):
             assert len(await host.call(bytes, bytes(30_000_000))) == 30_000_000
 
