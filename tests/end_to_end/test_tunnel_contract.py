@@ -16,7 +16,7 @@ import pytest
 import trio
 
 import trickle
-from tests import leftovers, pythons
+from tests import leftovers, pythons, sudo
 from tests import sshd as sshd_module
 from tests.containers import IMAGE, Docker, Engine
 from tests.requirements import require
@@ -25,7 +25,6 @@ from trickle.abc import Tunnel, announced
 from trickle.testing import check_tunnel
 
 PASSWORD = "open sesame"
-HASHED = "$5$trickle$cIX.rZtThgiy.A/MgeLAyhH51cWvyCb10qqeZt2Ii94"  # by `openssl passwd -5 -salt trickle`
 
 
 @pytest.fixture
@@ -135,24 +134,19 @@ def test_ssh_via_ssh(sshd: Sshd, piped_sshd: Sshd, public_directory: Path, check
 @pytest.fixture
 def sudoer(login_user: str) -> Iterator[str]:
     """Somebody who may do anything, once the password was given."""
-    need("sudo", "usermod", kind="sudo", root=True)
-    rule = Path("/etc/sudoers.d") / f"{login_user}-asked"
-    rule.touch(mode=0o440)
-    rule.write_text(f"{login_user} ALL=(ALL:ALL) ALL\n")
-    sshd_module.account("usermod", "-p", HASHED, login_user)
-    yield login_user
-    sshd_module.account("usermod", "-p", "*", login_user)
-    rule.unlink()
+    sudo.need_sudo()
+    with sudo.rules(f"{login_user} ALL=(ALL:ALL) ALL"), sshd_module.password(login_user, PASSWORD):
+        yield login_user
+    sudo.forget(login_user)
 
 
 def test_sudo_that_does_not_ask(login_user: str, check: Check) -> None:
-    need("sudo", kind="sudo", root=True)
+    sudo.need_sudo()
 
     check(lambda: trickle.Sudo(login_user))
 
 
 def test_sudo_that_asks(sudoer: str, check: Check) -> None:
-    need("setpriv", kind="sudo")
     somebody = trickle.Command(["setpriv", f"--reuid={sudoer}", "--clear-groups"])
 
     check(lambda: trickle.Sudo(password=PASSWORD, via=somebody))
@@ -189,7 +183,7 @@ class Su(Tunnel):
 
 
 def test_su(sudoer: str, check: Check) -> None:
-    need("su", "setpriv", kind="sudo")
+    need("su", kind="sudo")
     somebody = trickle.Command(["setpriv", f"--reuid={sudoer}", "--clear-groups"])
 
     check(lambda: Su(sudoer, PASSWORD, via=somebody))
