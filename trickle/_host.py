@@ -283,13 +283,15 @@ class HostCore:
         mode: str | None,
     ) -> bytes:
         """The call's payload; what it needs over there is on its way when this returns."""
-        if needs_trio := is_async(fn):
+        if packed.is_async is None:
+            packed.is_async = is_async(fn)
+        if packed.is_async:
             info = await self.wait_connected(link)
             check_can_run(fn, self.name, info.python_version, link.lacks)
         while True:
             version = link.info.python_version[:2] if link.info is not None else self.tunnel.python_version
             implementation = link.info.implementation if link.info is not None else None
-            if (version, implementation) not in packed:
+            if (version, implementation) not in packed.payloads:
                 try:
                     outgoing = _pickling.dumps_call(
                         fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
@@ -299,8 +301,9 @@ class HostCore:
                     continue
                 extra = {} if mode is None else {"flow": mode}
                 payload = join_options({**options.for_worker, **extra}, outgoing.payload)
-                packed[version, implementation] = payload, outgoing.modules
-            payload, modules = packed[version, implementation]
+                needed = outgoing.modules | ({"trio"} if packed.is_async else set())
+                packed.payloads[version, implementation] = payload, needed | MODULES.get(mode or "", frozenset())
+            payload, modules = packed.payloads[version, implementation]
             if len(payload) > self.settings.max_payload:
                 raise Unsendable(
                     f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
@@ -308,9 +311,7 @@ class HostCore:
                     host=self.name,
                     path="arguments",
                 )
-            if mode is not None:
-                modules |= MODULES[mode]
-            await link.send_modules_for(modules | ({"trio"} if needs_trio else set()))
+            await link.send_modules_for(modules)
             return payload
 
     async def wait(self, link: Link, call: RemoteCall) -> None:
@@ -485,11 +486,19 @@ class HostCore:
         )
 
 
-class Packed(dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]]):
-    """A call's payload, and the modules that it imports, by the version and implementation of the far Python."""
+class Packed:
+    """What was packed of a call, for all hosts that can do with the same: the calls of a group share it.
 
-    def __repr__(self) -> str:
-        return object.__repr__(self)  # a payload is nobody's business in a traceback that shows locals
+    A class of its own, and no dict: a payload is nobody's business in a traceback that shows locals.
+
+    Attributes:
+      is_async: whether the function is; None as long as nobody has looked.
+      payloads: and the modules that they need, by the version and the implementation of the far Python.
+    """
+
+    def __init__(self) -> None:
+        self.is_async: bool | None = None
+        self.payloads: dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]] = {}
 
 
 class CallRecord:
@@ -499,7 +508,7 @@ class CallRecord:
         self.link: Link | None = None
         self.call: RemoteCall | None = None
         self.stopped: bool = False  # its end was asked for
-        self.packed: Packed = Packed()  # shared by the calls of a group, which all have the same options
+        self.packed: Packed = Packed()
 
     @property
     def verdict(self) -> str:
