@@ -51,7 +51,7 @@ def _cause(
 
 SSH = 255  # ssh's status for all of its own failures
 SUDO = 1  # and sudo's
-ENGINE = 125, 126, 127, NOT_PULLED  # what docker and podman end with when they run nothing, and what pulls for them
+ENGINE = 1, 125, 126, 127, NOT_PULLED  # what docker and podman end with when they run nothing, and what pulls for them
 CONNECTING = r"(^ssh: connect to host .*|open failed: connect failed|^[Nn]c(at)?\b.*): "  # nc is a usual ProxyCommand
 
 TIMED_OUT = _cause(
@@ -144,19 +144,19 @@ CAUSES = (
     # ---- engines
     _cause("no such user", "there is no such user", "check user=", *ENGINE, says=r"unable to find user "),
     _cause("engine not running", "the container engine does not answer", "start it, or check DOCKER_HOST",
-           1, *ENGINE, says=r"Cannot connect to (the Docker daemon|Podman)|^(docker: )?error during connect:"),
+           *ENGINE, says=r"Cannot connect to (the Docker daemon|Podman)|^(docker: )?error during connect:"),
     _cause("engine refused", "this user may not use the container engine",
            "add the user to its group (docker), or reach it through Sudo()",
-           1, *ENGINE, says=r"permission denied while trying to connect to the [Dd]ocker"),
+           *ENGINE, says=r"permission denied while trying to connect to the [Dd]ocker"),
     _cause("no init", "its container engine finds no program to be the container's first process",
            'install one (catatonit for podman, docker-init for docker), or give run_options=("--init=false",)',
            *ENGINE, says=r'container-init binary not found|exec: "docker-init": executable file not found'),
     _cause("no such container", "there is no such container", "check the name with docker ps",
-           1, *ENGINE, says=r"No such container: |no container with name or ID "),
+           *ENGINE, says=r"No such container: |no container with name or ID "),
     _cause("container not running", "the container is not running", "start it, or unpause it",
-           1, 255, *ENGINE, says=r"[Cc]ontainer \S+ is (not running|paused|restarting)|container state improper"),
+           255, *ENGINE, says=r"[Cc]ontainer \S+ is (not running|paused|restarting)|container state improper"),
     _cause("disk full", "there is no room left on the engine's disk", "make room there, such as by docker system prune",
-           1, *ENGINE, says=r"^(docker: |Error|failed to |write ).*(no space left on device|[Dd]isk quota exceeded)"),
+           *ENGINE, says=r"^(docker: |Error|failed to |write ).*(no space left on device|[Dd]isk quota exceeded)"),
     _cause("no such image", "the image is not there and cannot be pulled",
            "check its name, and whether the engine has to log in to its registry", NOT_PULLED),
     # ---- ssh

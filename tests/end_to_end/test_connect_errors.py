@@ -468,7 +468,7 @@ CASES = {
         known_by("container not running"), "the container is not running", "is paused", 1, paused_container,
     ),
     "no such user in the image": Case(
-        known_by("no such user", "unable"), "there is no such user", "unable to find user nosuchuser", 125,
+        known_by("no such user", "unable"), "there is no such user", "unable to find user nosuchuser", 1,
         lambda lab: docker_command(lab, user="nosuchuser"),
     ),
     "no such image": Case(
@@ -481,7 +481,7 @@ CASES = {
         "container-init binary not found", 125, no_init,
     ),
     "a full disk": Case(
-        known_by("disk full"), "there is no room left on the engine's disk", "no space left on device", 125, full_disk,
+        known_by("disk full"), "there is no room left on the engine's disk", "no space left on device", 1, full_disk,
     ),
     # ---- ssh
     "an option that ssh does not know": Case(
