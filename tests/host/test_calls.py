@@ -501,7 +501,7 @@ async def test_calls_that_wait_for_a_sessions_worker_are_told_when_it_is_lost(en
     async with trickle.open_host(local("web1")) as host:
         async with host.options(grace_period=0.1).session() as session, trio.open_nursery() as nursery:
             nursery.start_soon(run_first, session)
-            pid = int(await file_appears(path))
+            pid = int((await file_appears(path)).split()[-1])
             for _ in range(3):
                 nursery.start_soon(wait_behind, session)
             while host.statistics().calls_waiting < 3:  # behind the one that runs

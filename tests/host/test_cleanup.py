@@ -25,10 +25,10 @@ class Leaving(Tunnel):
 
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         script = 'echo "trickle $0 prepared" >&2; echo >$1/$0; shift; exec "$@"'
-        return self._through(("sh", "-c", script, NONCE, str(self.directory), *argv))
+        return self.through(("sh", "-c", script, NONCE, str(self.directory), *argv))
 
     def leftovers(self) -> tuple[str, ...]:
-        return self._through(("rm", f"{self.directory}/{NONCE}"))
+        return self.through(("rm", f"{self.directory}/{NONCE}"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Asking(Tunnel):
 
     def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
         script = 'printf "%s of %s: " $0 $1 >&2; read answer; [ "$answer" = secret-$1 ] && shift && exec "$@"'
-        return self._through(("sh", "-c", script, NONCE, self.who, *announced(argv)))
+        return self.through(("sh", "-c", script, NONCE, self.who, *announced(argv)))
 
     def answers(self, nonce: str) -> Mapping[str, str]:
         return {f"{nonce} of {self.who}: ": f"secret-{self.who}"}
