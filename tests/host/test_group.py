@@ -10,7 +10,8 @@ import trio
 
 import trickle
 from tests import work
-from tests.hosts import file_appears, is_running, local
+from tests.far_groups import act
+from tests.hosts import is_running, local
 
 NOWHERE = trickle.Command([sys.executable, "-c", "import sys; sys.exit('nobody home')"], name="nowhere")
 
@@ -71,30 +72,17 @@ async def test_raise_failures_raises_one_group_of_what_failed() -> None:
 
 async def test_a_timeout_over_a_group_keeps_the_answers_that_came(tmp_path: Path) -> None:
     async with trickle.open_group([local("quick"), local("slow")]) as group:
-        await group.wait_connected()
-        results = await group.options(timeout=3).call(_sleep_on_slow, str(tmp_path / "pid"))
+        (await group.call(act, {})).unwrap()  # so that everything has been sent
+        results = await group.options(timeout=5).call(act, {"slow": ("hang", str(tmp_path))})
 
-        assert results.successful() == {"quick": "done"}
+        assert results.successful() == {"quick": "quick"}
         error = results.failures()["slow"]
         assert isinstance(error, trickle.CallTimeout) and isinstance(error, trio.TooSlowError)
         assert (error.host, error.verdict, error.stage) == ("slow", "cancelled", "running")
-        assert error.remote_stack is not None and "_sleep_on_slow" in error.remote_stack
-        assert "slow: no result within 3 s" in str(error)
-        assert not is_running(int(await file_appears(tmp_path / "pid")))
+        assert error.remote_stack is not None and "in hang" in error.remote_stack
+        assert "slow: no result within 5 s" in str(error)
+        assert not is_running(int((tmp_path / "slow").read_text()))
         assert (await group.call(work.add, 1)).unwrap() == {"quick": 1, "slow": 1}
-
-
-def _sleep_on_slow(path):  # type: ignore[no-untyped-def]
-    import os
-    import time
-
-    from trickle import remote
-
-    if remote.host_name == "slow":
-        with open(path, "w") as file:
-            file.write(str(os.getpid()))
-        time.sleep(3600)
-    return "done"
 
 
 async def test_a_host_timed_out_while_connecting_names_the_stage() -> None:
