@@ -9,12 +9,12 @@ import contextlib
 import itertools
 import logging
 import math
-import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
 import trio
 
+from trickle._backoff import backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, NotNeeded, RemoteError, WorkerDied
 from trickle._host import CallRecord, Host
 from trickle._interrupts import one_interrupt
@@ -30,8 +30,6 @@ Verb: TypeAlias = "Callable[[Host, CallRecord], Awaitable[T]]"  # what is done o
 Give: TypeAlias = "Callable[[X], Awaitable[object]]"
 
 logger = logging.getLogger("trickle")
-
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before another attempt: doubled each time, less up to a half
 
 
 class Tally:
@@ -117,7 +115,8 @@ class Attempt:
                     raise
                 self._failed = exc
             logger.info("%s: it failed, and is tried again (%s)", name, _first_line(self._failed))
-            await pause_after(attempt + 1)
+            if core.error is None:  # else it waits before it connects again
+                await trio.sleep(backoff(attempt + 1))
             self._failed = None
         raise AssertionError("counted to the end")
 
@@ -208,12 +207,6 @@ class FanOut(Generic[T]):
             attempt.stop(why)
 
 
-async def pause_after(failures: int) -> None:
-    """Give a host, or whatever its function needs, time to recover."""
-    longest = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1))
-    await trio.sleep(longest * random.uniform(0.5, 1))
-
-
 def may_differ(exc: Exception) -> bool:
     """Whether another attempt may end otherwise than in this error."""
     return isinstance(exc, RemoteError | WorkerDied | HostLost | ConnectError)
@@ -272,7 +265,7 @@ async def channel_of(
                         yield receive
                 except BaseException as exc:
                     raised = exc
-                wanted.cancel()
+                wanted.cancel(reason="the block was left")
     except trio.Cancelled:  # of a scope around all this: what the body raised on its way out goes first
         if raised is None:
             raise

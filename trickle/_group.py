@@ -209,9 +209,10 @@ class Group(Mapping[str, Host]):
         may be endless or asynchronous, at most one ahead of that.  Outcomes come in the order in which they are found.
         Leaving the block cancels the calls that still run, and waits for their verdicts.
 
-        A host that cannot be reached takes no items.  If a host is lost, an item that had not been sent there goes to
-        another; one that may have run is a ``Failure(HostLost)``, unless the calls are ``repeatable``.  When no host is
-        left, the items that are fail with the last one's error.
+        A host that cannot be reached takes no items; with ``reconnect=True`` five attempts in a row must have failed.
+        If a host is lost, an item that had not been sent there goes to another; one that may have run is a
+        ``Failure(HostLost)``, unless the calls are ``repeatable``.  When no host is left, the items that are fail with
+        the last one's error.
 
         The options count items here: ``need``, ``max_failures`` and ``on_failure`` those that succeed or fail, after
         which the ones that run are ``Failure(NotNeeded)``, and no more are taken; ``retries`` and ``timeout`` are for
@@ -409,7 +410,8 @@ class Group(Mapping[str, Host]):
           repeatable: these calls are safe to run more than once, which *retries* and *hedge* need; and an item of
             ``map`` whose host was lost goes to another.
           retries: how often a call that failed is tried again: where the function raised, its process died, or the
-            connection was lost and ``reconnect=True`` brings it back.  Pauses of 0.1 to 5 s lie between.
+            connection was lost and ``reconnect=True`` brings it back; after a delay that grows, up to 30 s, and is
+            random in part.
           hedge: seconds after which ``map`` gives an item to another free host as well.  The first answer counts, and
             the other call is stopped: it is over by the end of the block, and mostly when the answer comes, which waits
             for that up to the same number of seconds again.

@@ -11,8 +11,9 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import trio
 
+from trickle._backoff import backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, WorkerDied
-from trickle._fan_out import Attempt, Give, Outcome, Tally, Verb, may_differ, not_needed, pause_after
+from trickle._fan_out import Attempt, Give, Outcome, Tally, Verb, may_differ, not_needed
 from trickle._host import CallRecord, Host, again
 from trickle._progress import Board
 from trickle._results import Failure, Success
@@ -24,6 +25,7 @@ T = TypeVar("T")
 logger = logging.getLogger("trickle")
 
 MOST_LOST: Final = 3  # hosts that are lost under one item, before it is taken for the cause
+MOST_FAILURES: Final = 5  # in a row to connect again, before a host takes no more part
 END: Final = object()
 
 
@@ -159,13 +161,19 @@ class Spread(Generic[A, T]):
         """One host's part: an item at a time, as long as it can be reached."""
         host = self._hosts[name]
         core, options = host._core, host._options
+        failures = 0
         while True:
-            self._board.set(name, "connecting" if core.link.info is None else "waiting")
+            if core.link.info is None:
+                self._board.set(name, "connecting")
             try:
                 await core.wait_connected(core.live_link(options.reconnect))
             except Exception as exc:
+                failures += 1
+                if options.reconnect and isinstance(exc, ConnectError) and failures < MOST_FAILURES:
+                    continue  # after a pause that live_link sees to
                 await self._leave(name, exc)
                 return
+            failures = 0
             self._board.set(name, "waiting")
             async with self._turns:
                 await self._run(await self._jobs.receive(), host)
@@ -228,7 +236,7 @@ class Spread(Generic[A, T]):
     @trio.lowlevel.enable_ki_protection
     async def _offer_again(self, job: _Job[A]) -> None:
         if job.failures:
-            await pause_after(job.failures)
+            await trio.sleep(backoff(job.failures))
         await self._offer.send(job)
 
     @trio.lowlevel.enable_ki_protection
