@@ -5,6 +5,7 @@ The fixtures made of it are in end_to_end/conftest.py.
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pwd
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 from tests.requirements import require
 
 ALIASES = tuple(f"h{number}" for number in range(20))
+_masters = itertools.count()
 MARK = "TRICKLE_TEST_MARK"  # leftovers.py looks for it; ssh carries it over
 
 SSHD_CONFIG = """\
@@ -245,10 +247,9 @@ def piped_sshd(directory: Path, user: str, name: str = "pipe", extra: str = "") 
 @contextlib.contextmanager
 def mastered_sshd(listening: Sshd) -> Iterator[Sshd]:
     """The listening sshd by way of a ControlMaster that is live before the test begins."""
-    way_in = f"  Port {listening.port}\n  ControlPath {listening.directory}/master"
-    _, ssh_config = write_configs(
-        listening.directory, "master", user=listening.user, port=listening.port, way_in=way_in
-    )
+    name = f"master{next(_masters)}"  # a test may have one of its own beside the session's
+    way_in = f"  Port {listening.port}\n  ControlPath {listening.directory}/{name}"
+    _, ssh_config = write_configs(listening.directory, name, user=listening.user, port=listening.port, way_in=way_in)
     master = subprocess.Popen(
         ["ssh", "-F", str(ssh_config), "-M", "-N", "-T", "h0"],
         stdin=subprocess.DEVNULL,
