@@ -123,7 +123,7 @@ class Handshake:
                 raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
             return b""
         after = bytes(self._noise[at + len(self._marker) :])
-        del self._noise[at:]
+        self._noise = self._noise[max(0, at - KEPT_NOISE) : at]
         self.marked = True
         return after
 

@@ -22,6 +22,7 @@ from trickle import _pickling, _unpickling
 from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._channels import MODULES, RemoteChannel, Stream, open_flow
+from trickle._diagnosis import WRONG_PASSWORD
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, UnsafeResult, Unsendable, WorkerDied
 from trickle._explanation import Explanation, explain_call, name_new_syntax
 from trickle._files import Local, Progress, TransferOptions, TransferResult, fetch, put
@@ -142,7 +143,8 @@ class HostCore:
         error = self.link.error
         if error is None:
             return self.link
-        if reconnect:
+        # A password that was refused is not tried again: that may lock the account.
+        if reconnect and not (isinstance(error, ConnectError) and error.reason == WRONG_PASSWORD.reason):
             return self._reconnect(error)
         if isinstance(error, ConnectError):
             raise again(error)

@@ -192,6 +192,17 @@ async def test_a_wrong_password_is_sent_once(there: trickle.abc.Tunnel, user: st
     assert "1 incorrect password attempt" in " ".join((tmp_path / "log").read_text().split())
 
 
+async def test_a_wrong_password_is_not_sent_again_by_reconnecting(user: str, tmp_path: Path) -> None:
+    with defaults(user, f"logfile={tmp_path}/log"):
+        async with trickle.open_host(trickle.Sudo(via=as_user(user), password="wrong"), wait=False) as host:
+            for _ in range(2):
+                with pytest.raises(trickle.ConnectError) as caught:
+                    await host.options(reconnect=True).call(work.add, 1)
+                assert caught.value.reason == "wrong password"
+
+    assert " ".join((tmp_path / "log").read_text().split()).count("incorrect password attempt") == 1
+
+
 async def test_a_wrong_password_where_sudo_asks_once(there: trickle.abc.Tunnel, user: str) -> None:
     with defaults(user, "passwd_tries=1"):
         error = await error_of(trickle.Sudo(via=there, password="wrong"))
