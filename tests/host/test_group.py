@@ -191,3 +191,14 @@ def test_hosts_that_were_not_needed_have_not_failed() -> None:
 
     assert results.unwrap() == {"a": 1}
     assert list(results.failures()) == ["b"]
+
+
+async def test_a_group_belongs_to_its_own_run() -> None:
+    async with trickle.open_group([local()]) as group:
+
+        def elsewhere() -> trickle.Results[int]:
+            return trio.run(group.call, work.add, 1)
+
+        results = await trio.to_thread.run_sync(elsewhere)
+
+    assert "another trio.run" in str(results.failures()["here"])

@@ -777,21 +777,6 @@ async def test_a_thousand_hosts_are_no_more_than_a_thousand_times_one() -> None:
     assert math.isclose(trio.current_time(), 0, abs_tol=1)
 
 
-async def test_a_group_belongs_to_its_own_run() -> None:
-    async with open_memory_group("a") as group:
-        results = []
-
-        def elsewhere() -> None:
-            async def main() -> None:
-                results.append(await group.call(sleep, {}))
-
-            trio.run(main)
-
-        await trio.to_thread.run_sync(elsewhere)
-
-    assert "another trio.run" in str(results[0].failures()["a"])
-
-
 async def numbers_then_nothing() -> AsyncIterator[int]:
     yield 1
     await trio.sleep_forever()
