@@ -1,12 +1,14 @@
-"""The controller's reader of frames: msgpack's C unpacker, with bounds.  What frames mean is _wire's job."""
+"""The controller's reader of frames: also of those in other widths than ours.  What frames mean is _wire's job.
+
+What our agents write is read as they read it, by one ``struct``; msgpack's C unpacker, with bounds, reads what else is
+msgpack.  Its own checks are not enough, and those around it cost more than the ``struct`` does: hence this order.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import msgpack
 
-from trickle._wire.frames import CHUNK, WireError
+from trickle._wire.frames import CHUNK, KINDS, NEVER, Decoder, Frame, WireError
 
 READ_SIZE = 256 * 1024  # bytes read at once
 _LARGEST_FRAME = CHUNK + 64  # bytes: its header takes less than that, in whatever widths
@@ -14,8 +16,29 @@ _LARGEST_FRAME = CHUNK + 64  # bytes: its header takes less than that, in whatev
 _SHAPE = (int, int, int, int, bytes)
 
 
-class MsgpackDecoder:
-    """Cuts a stream of bytes into raw frames; of no more use once it has refused something."""
+class MsgpackDecoder(Decoder):
+    """Cuts a stream of bytes into frames; of no more use once it has refused something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others: _AnyWidths | None = None
+
+    def _other_shape(self, found: list[Frame], data: bytes) -> list[Frame]:
+        self._rest = None
+        self._others = _AnyWidths()
+        return found + self._feed_more(data)
+
+    def _feed_more(self, data: bytes) -> list[Frame]:
+        others, self._others = self._others, None  # unless this goes well
+        if others is None:
+            return super()._feed_more(data)
+        found = others.feed(data)
+        self._others = others
+        return found
+
+
+class _AnyWidths:
+    """Reads frames in whatever widths msgpack has."""
 
     def __init__(self) -> None:
         # Nothing that an agent sends is larger than this, so a larger length is refused before it costs memory.
@@ -31,32 +54,36 @@ class MsgpackDecoder:
         )
         self._fed = 0  # bytes, and how many of them the last frame ended at
         self._read = 0
-        self._failed = False
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, int, int, int, bytes]]:
-        """The frames (kind, id, a, b, payload) that *data* completes."""
-        if self._failed:
-            raise WireError("this stream was refused before")
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that *data* completes."""
         unpacker = self._unpacker
+        found = []
         try:
             for start in range(0, len(data), READ_SIZE):
                 part = data[start : start + READ_SIZE]
                 unpacker.feed(part)
                 self._fed += len(part)
                 for item in unpacker:
-                    if type(item) is not tuple or tuple(map(type, item)) != _SHAPE:
-                        raise WireError(f"not a frame: {_described(item)}")
+                    found.append(_frame_of(item))
                     self._read = unpacker.tell()
-                    yield item
                 # Arrays within arrays stay within all the bounds above, and need never end.
                 if self._fed - self._read > _LARGEST_FRAME:
                     raise WireError(f"not a frame: more than {_LARGEST_FRAME} bytes, and no end of it")
-        except WireError:
-            self._failed = True
-            raise
         except (msgpack.UnpackException, ValueError) as exc:
-            self._failed = True
             raise WireError(f"not msgpack within bounds: {type(exc).__name__}: {str(exc)[:100]}") from exc
+        return found
+
+
+def _frame_of(item: object) -> Frame:
+    if not isinstance(item, tuple) or tuple(map(type, item)) != _SHAPE:
+        raise WireError(f"not a frame: {_described(item)}")
+    kind, id, a, b, payload = item
+    if kind not in KINDS:
+        raise WireError(f"a frame of unknown kind {kind}")
+    if not all(0 <= number <= NEVER for number in (id, a, b)):
+        raise WireError("a frame with a number that is too large")
+    return KINDS[kind](id, a, b, payload)
 
 
 def _described(item: object) -> str:

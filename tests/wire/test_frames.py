@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.pair import DECODERS, FRAMES, NUMBERS, PAYLOADS, cuts, deterministic, shown
+from tests.wire.pair import DECODERS, FRAMES, NUMBERS, PAYLOADS, cuts, deterministic, frames_in, shown
 from trickle._wire import frames
 from trickle._wire.frames import CHUNK, HEADER, KINDS, NEVER, VERDICTS, Data, Frame, WireError, milliseconds
 
@@ -15,7 +15,7 @@ KIND_NUMBERS = sorted(KINDS)
 
 
 def read(decoder: str, data: bytes) -> list[Frame]:
-    return [frames.frame_of(*raw) for raw in DECODERS[decoder]().feed(data)]
+    return DECODERS[decoder]().feed(data)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -73,7 +73,7 @@ def test_a_stream_may_be_cut_anywhere(decoder: str, sent: list[Frame], sizes: li
     data = b"".join(map(frames.encode, sent))
     reader = DECODERS[decoder]()
 
-    received = [frames.frame_of(*raw) for piece in cuts(data, sizes) for raw in reader.feed(piece)]
+    received = [frame for piece in cuts(data, sizes) for frame in reader.feed(piece)]
 
     assert list(map(shown, received)) == list(map(shown, sent))
 
@@ -84,7 +84,7 @@ def test_a_stream_may_come_byte_by_byte(decoder: str) -> None:
     data = b"".join(map(frames.encode, sent))
     reader = DECODERS[decoder]()
 
-    received = [frames.frame_of(*raw) for at in range(len(data)) for raw in reader.feed(data[at : at + 1])]
+    received = [frame for at in range(len(data)) for frame in reader.feed(data[at : at + 1])]
 
     assert list(map(shown, received)) == list(map(shown, sent))
 
@@ -111,21 +111,76 @@ def test_a_payload_that_every_reader_would_refuse_is_not_written() -> None:
         frames.encode(Data(1, 0, 0, bytes(CHUNK + 1)))
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize("kind", [0, 19, 127, 255])
-def test_an_unknown_kind_is_refused(kind: int) -> None:
-    with pytest.raises(WireError, match=f"unknown kind {kind}"):
-        frames.frame_of(kind, 0, 0, 0, b"")
+def test_an_unknown_kind_is_refused(decoder: str, kind: int) -> None:
+    data = HEADER.pack(0x95, kind, 0xCE, 1, 0xCE, 0, 0xCE, 0, 0xC6, 0)
+
+    with pytest.raises(WireError, match="unknown kind"):
+        read(decoder, data)
 
 
-@pytest.mark.parametrize("numbers", [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (2**32, 0, 0), (0, 2**32, 0), (0, 0, 2**64)])
+@pytest.mark.parametrize(
+    "numbers", [(-1, 0, 0), (0, -1, 0), (0, 0, -1), (2**32, 0, 0), (0, 2**32, 0), (0, 0, 2**64 - 1)]
+)
 def test_a_number_that_does_not_fit_is_refused(numbers: tuple[int, int, int]) -> None:
     with pytest.raises(WireError, match="too large"):
-        frames.frame_of(4, *numbers, b"")
+        read("controller", msgpack.packb((4, *numbers, b"")))
 
 
-def test_a_payload_above_a_chunk_is_refused() -> None:
-    with pytest.raises(WireError, match="too large"):
-        frames.frame_of(4, 1, 0, 0, bytes(CHUNK + 1))
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("size", [CHUNK + 1, 2**32 - 1])
+def test_a_payload_above_a_chunk_is_refused_before_it_comes(decoder: str, size: int) -> None:
+    with pytest.raises(WireError, match=str(size)):
+        read(decoder, HEADER.pack(0x95, 4, 0xCE, 1, 0xCE, 0, 0xCE, 0, 0xC6, size))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@deterministic
+@given(FRAMES, st.integers(0, 21), st.binary(min_size=1, max_size=1))
+def test_what_cannot_become_a_frame_of_ours_is_refused_or_read_as_msgpack_does(
+    decoder: str, frame: Frame, at: int, byte: bytes
+) -> None:
+    data = frames.encode(frame)
+    data = data[:at] + byte + data[at + 1 :]
+    try:
+        expected = frames_in(data)
+    except Exception:  # whatever msgpack, or what makes frames of it, says
+        expected = None
+
+    try:
+        received = read(decoder, data)
+    except WireError:
+        received = None
+
+    if received is not None and expected is not None:
+        assert list(map(shown, received)) == list(map(shown, expected))
+
+
+@pytest.mark.parametrize("narrow_first", [True, False])
+def test_the_controller_reads_frames_of_several_widths_in_one_stream_however_it_is_cut(narrow_first: bool) -> None:
+    wide, narrow = frames.encode(Data(7, 1, 0, b"wide")), msgpack.packb((4, 8, 1, 0, b"narrow"))
+    data = (narrow + wide if narrow_first else wide + narrow) * 3
+
+    for size in range(1, len(data) + 1):
+        reader = DECODERS["controller"]()
+        received = [frame for at in range(0, len(data), size) for frame in reader.feed(data[at : at + size])]
+
+        assert sorted(frame.id for frame in received) == [7, 7, 7, 8, 8, 8]
+        assert {bytes(frame.payload) for frame in received} == {b"wide", b"narrow"}
+
+
+def test_a_short_frame_of_another_width_is_read_at_once() -> None:
+    narrow = msgpack.packb((10, 0, 0, 0, b""))
+
+    assert len(narrow) < HEADER.size
+    assert list(map(type, read("controller", narrow))) == [frames.Ping]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_the_beginning_of_something_else_is_refused_before_a_header_is_full(decoder: str) -> None:
+    with pytest.raises(WireError):
+        read(decoder, b"bash: no\n")
 
 
 @pytest.mark.parametrize("kind", KIND_NUMBERS)

@@ -181,7 +181,7 @@ class Worker:
             return None
         if not data:
             return None
-        return [frames.frame_of(*raw) for raw in self.decoder.feed(data)]
+        return self.decoder.feed(data)
 
     def read_output(self, fd: int) -> "Optional[List[bytes]]":
         """Blocks of whole lines that have come out of one output pipe; None at its end."""

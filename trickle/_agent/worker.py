@@ -90,8 +90,8 @@ class Worker:
                 data = b""
             if not data:
                 return False
-            for raw in self._decoder.feed(data):
-                self._keep(frames.frame_of(*raw))
+            for frame in self._decoder.feed(data):
+                self._keep(frame)
         finally:
             if in_main_thread:
                 self._busy = False
@@ -305,8 +305,7 @@ class Worker:
         except OSError:
             return  # nothing there
         # Frames are written there in one piece each.  A decoder that remembers would be torn by a signal in here.
-        for raw in Decoder().feed(data):
-            frame = frames.frame_of(*raw)
+        for frame in Decoder().feed(data):
             # Kept whichever call is armed: it may be for one that has not been read from the link yet.
             if isinstance(frame, Cancel):
                 self._cancel = frame

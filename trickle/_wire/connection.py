@@ -29,7 +29,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple, Union
 
-    Raw = Tuple[int, int, int, int, bytes]
 
 CONTROLLER, AGENT = "controller", "agent"
 
@@ -168,11 +167,11 @@ class Connection:
 
     Args:
       role: CONTROLLER or AGENT, which end this is.
-      decode: cuts bytes into raw frames (kind, id, a, b, payload).
+      decode: cuts bytes into frames.
       max_payload: bytes; what the peer may send for one call.
     """
 
-    def __init__(self, role: str, decode: "Callable[[bytes], Iterable[Raw]]", max_payload: int) -> None:
+    def __init__(self, role: str, decode: "Callable[[bytes], Iterable[Frame]]", max_payload: int) -> None:
         self.role = role
         self.peer = AGENT if role == CONTROLLER else CONTROLLER
         self.max_payload = max_payload
@@ -206,8 +205,7 @@ class Connection:
         self._failed = True  # unless this goes well
         self.bytes_received += len(data)
         found = []
-        for raw in self._decode(data):
-            frame = frames.frame_of(*raw)
+        for frame in self._decode(data):
             if not self._greeted:
                 self._check_hello(frame)
             elif not frame.id:

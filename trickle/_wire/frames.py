@@ -9,15 +9,18 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Tuple, Type
+    from typing import Dict, List, Optional, Type
 
 VERSION = 1
 CHUNK = 64 * 1024  # bytes of payload in one frame at the most: what a pipe holds, and what a control frame may wait for
 NEVER = 0xFFFFFFFF  # as a number of milliseconds: no deadline
-_LIMIT = 0xFFFFFFFF
 
-HEADER = struct.Struct(">BBBIBIBIBI")
 _ARRAY_OF_5, _UINT32, _BIN32 = 0x95, 0xCE, 0xC6
+HEADER = struct.Struct(">BBBIBIBIBI")
+_HEADED = struct.Struct(">HBIBIBIBI")  # the same, with the array and the kind in one
+_TYPES, _WHERE_TYPES = bytes((_UINT32, _UINT32, _UINT32, _BIN32)), slice(2, 18, 5)
+# Names of this module: looked up for every frame.
+_pack, _unpack_from, _new, _HEADER_SIZE = _HEADED.pack, _HEADED.unpack_from, tuple.__new__, HEADER.size
 
 
 class WireError(Exception):
@@ -29,6 +32,7 @@ class Frame(tuple):  # type: ignore[type-arg]
 
     __slots__ = ()
     kind = 0
+    head = 0  # the first two bytes: an array of five, and the kind
     fields = ("id", "_a", "_b", "payload")
 
     id: int
@@ -40,7 +44,8 @@ class Frame(tuple):  # type: ignore[type-arg]
     def __init_subclass__(cls) -> None:
         for index, name in enumerate(cls.fields):
             setattr(cls, name, property(operator.itemgetter(index)))
-        KINDS[cls.kind] = cls
+        cls.head = _ARRAY_OF_5 << 8 | cls.kind
+        KINDS[cls.kind] = _HEADS[cls.head] = cls
 
     def __repr__(self) -> str:
         shown = ["%s=%d" % (name, self[i]) for i, name in enumerate(self.fields[:3]) if name[0] != "_"]
@@ -48,6 +53,7 @@ class Frame(tuple):  # type: ignore[type-arg]
 
 
 KINDS: "Dict[int, Type[Frame]]" = {}
+_HEADS: "Dict[int, Type[Frame]]" = {}  # by the first two bytes
 
 
 class Hello(Frame):
@@ -241,10 +247,10 @@ def encode(frame: Frame) -> bytes:
       ValueError: the payload is larger than a CHUNK, which no reader takes.
     """
     id, a, b, payload = frame
-    if len(payload) > CHUNK:
-        raise ValueError("%s with a payload of %d bytes; %d is the most" % (type(frame).__name__, len(payload), CHUNK))
-    data: bytes = HEADER.pack(_ARRAY_OF_5, frame.kind, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, len(payload))
-    data += payload
+    size = len(payload)
+    if size > CHUNK:
+        raise ValueError("%s with a payload of %d bytes; %d is the most" % (type(frame).__name__, size, CHUNK))
+    data: bytes = _pack(frame.head, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, size) + payload
     return data
 
 
@@ -256,50 +262,49 @@ def milliseconds(seconds: float) -> int:
 
 
 class Decoder:
-    """Cuts a stream of bytes into raw frames, in the one shape that ``encode`` writes.
+    """Cuts a stream of bytes into frames, in the one shape that ``encode`` writes.
 
-    Of no more use once it has refused something.
+    Of no more use once it has refused something.  That the numbers and the kind are in bounds follows from the shape.
     """
 
     def __init__(self) -> None:
-        self._rest = b""
-        self._failed = False
+        self._rest: "Optional[bytes]" = b""  # the beginning of a frame; None: not for this decoder any more
 
-    def feed(self, data: bytes) -> "List[Tuple[int, int, int, int, bytes]]":
-        """The frames (kind, id, a, b, payload) that *data* completes."""
-        if self._failed:
-            raise WireError("this stream was refused before")
-        self._failed = True  # unless this goes well
-        if self._rest:
-            data = self._rest + data
-        found = []
-        start, end, header = 0, len(data), HEADER.size
-        while end - start >= header:
-            array, kind, id_type, id, a_type, a, b_type, b, payload_type, size = HEADER.unpack_from(data, start)
-            if (array, id_type, a_type, b_type, payload_type) != (
-                _ARRAY_OF_5,
-                _UINT32,
-                _UINT32,
-                _UINT32,
-                _BIN32,
-            ):
-                raise WireError("not a frame: %r" % data[start : start + header])
+    def feed(self, data: bytes) -> "List[Frame]":
+        """The frames that *data* completes."""
+        rest = self._rest
+        if rest:
+            data = rest + data
+        elif rest is None:
+            return self._feed_more(data)
+        found: "List[Frame]" = []
+        start, end = 0, len(data)
+        last = end - _HEADER_SIZE
+        while start <= last:
+            head, id_type, id, a_type, a, b_type, b, payload_type, size = _unpack_from(data, start)
+            if not (id_type == a_type == b_type == _UINT32 and payload_type == _BIN32 and head in _HEADS):
+                return self._other_shape(found, data[start:])
+            payload = start + _HEADER_SIZE
+            stop = payload + size
             if size > CHUNK:
+                self._rest = None
                 raise WireError("a frame of %d bytes; %d is the most" % (size, CHUNK))
-            stop = start + header + size
             if stop > end:
                 break
-            found.append((kind, id, a, b, data[start + header : stop]))
+            found.append(_new(_HEADS[head], (id, a, b, data[payload:stop])))
             start = stop
-        self._rest = data[start:]
-        self._failed = False
+        rest = data[start:]
+        if rest and start > last and (rest[0] != _ARRAY_OF_5 or not _TYPES.startswith(rest[_WHERE_TYPES])):
+            return self._other_shape(found, rest)
+        self._rest = rest
         return found
 
+    def _other_shape(self, found: "List[Frame]", data: bytes) -> "List[Frame]":
+        """What *data*, which is in another shape, makes of a stream of which *found* has been read."""
+        self._rest = None
+        if data[0] == _ARRAY_OF_5 and _TYPES.startswith(data[_WHERE_TYPES]):
+            raise WireError("a frame of unknown kind %d" % data[1])
+        raise WireError("not a frame: %r" % data[:_HEADER_SIZE])
 
-def frame_of(kind: int, id: int, a: int, b: int, payload: bytes) -> Frame:
-    """The raw frame as its type."""
-    if kind not in KINDS:
-        raise WireError("a frame of unknown kind %d" % kind)
-    if not (0 <= id <= _LIMIT and 0 <= a <= _LIMIT and 0 <= b <= _LIMIT and len(payload) <= CHUNK):
-        raise WireError("a frame with a number or a payload that is too large")
-    return KINDS[kind](id, a, b, payload)
+    def _feed_more(self, data: bytes) -> "List[Frame]":
+        raise WireError("this stream was refused before")
