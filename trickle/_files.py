@@ -95,6 +95,7 @@ async def put(
     """See Host.put."""
     arguments = ("put", os.fsencode(remote), how.for_target)
     async with open_flow(core, "files", len, arguments, {}, _for_transfers(options), record=record) as flow:
+        flow.link.expect_bulk()
         stepper = _Stepper()
         special: list[bytes] = []
         if isinstance(local, str | os.PathLike):
@@ -176,6 +177,7 @@ async def fetch(
     target = files.Target(os.fsencode(local), how.for_target)
     try:
         async with open_flow(core, "files", len, arguments, {}, _for_transfers(options), record=record) as flow:
+            flow.link.expect_bulk()
             stepper = _Stepper()
             done = 0
             try:

@@ -27,7 +27,7 @@ from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
-from trickle._tunnel_process import EXIT_PATIENCE, StartTunnel, TunnelProcess, end_process, start_tunnel
+from trickle._tunnel_process import EXIT_PATIENCE, LocalProcess, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._turns import TURN_HELD, Turns
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, CREDIT, Connection
@@ -184,6 +184,7 @@ class Link:
         self._output_gone = trio.Event()
         self._output_gone.set()
         self._questions = 0
+        self._expects_bulk = False
         self._asked: trio.MemorySendChannel[str] | None = None
 
     # ---- what _host.py asks for.  None of it blocks but `close`.
@@ -200,6 +201,8 @@ class Link:
         call = self._new_call(sink)
         call.session = call.id if session is None else session
         call.deadline = deadline
+        if len(payload) > CREDIT:
+            self.expect_bulk()
         if flows:
             call.inbox = Inbox()
             self._flowing.add(call)
@@ -235,6 +238,12 @@ class Link:
         if bundle is not None and self.state in ("connecting", "connected"):
             self._connection.modules(bundle)
             self._wake.set()
+
+    def expect_bulk(self) -> None:
+        """Prepare for much to come or go."""
+        self._expects_bulk = True
+        if isinstance(self._process, LocalProcess):
+            self._process.widen()
 
     async def send_item(self, call: RemoteCall, payload: bytes) -> bool:
         """Send a thing to a call when there is room for more; False if that has ended, or takes nothing any more."""
@@ -480,6 +489,8 @@ class Link:
             self.lose(cannot_run(self.name, argv[0], exc, self.stage))
             return None
         self._attempt.started()
+        if self._expects_bulk:
+            self.expect_bulk()
         return process
 
     @trio.lowlevel.enable_ki_protection
@@ -566,6 +577,8 @@ class Link:
     def _deliver(self, frame: Frame) -> None:
         match frame:
             case Data():
+                if len(frame.payload) == frames.CHUNK and not self.calls[frame.id].payload:
+                    self.expect_bulk()
                 self.calls[frame.id].payload += frame.payload
                 self._connection.used(frame.id, len(frame.payload))
             case Item():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -15,6 +16,12 @@ import trio
 from trickle._ssh_version import without_newer_options
 
 EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
+WIDE = (
+    256 * 1024
+)  # bytes that a pipe of bulk holds: with the usual 64 KiB, half as much again of work goes into waiting
+MOST_WIDE = (
+    32  # processes: what one user's pipes hold in all has a limit, above which all new ones hold next to nothing
+)
 
 
 class TunnelProcess(Protocol):
@@ -46,7 +53,7 @@ class StartTunnel(Protocol):
         """Return the process, with pipes on all three sides; OSError if it cannot be run."""
 
 
-class _Subprocess:
+class LocalProcess:
     """A process of this machine, in a session of its own."""
 
     def __init__(self, process: trio.Process) -> None:
@@ -68,8 +75,19 @@ class _Subprocess:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo, which ends with its stdin
             os.killpg(self._process.pid, number)
 
+    def widen(self) -> None:
+        """Have the pipes hold more, for the bulk that is about to come; as far as this machine can and allows it."""
+        living = sum(process.returncode is None for process in _wide)
+        if living < MOST_WIDE and self not in _wide and hasattr(fcntl, "F_SETPIPE_SZ"):
+            _wide.add(self)
+            for stream in (self.stdin, self.stdout):
+                if isinstance(stream, trio.lowlevel.FdStream):
+                    with contextlib.suppress(OSError):
+                        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, WIDE)
 
-_live: weakref.WeakSet[_Subprocess] = weakref.WeakSet()
+
+_live: weakref.WeakSet[LocalProcess] = weakref.WeakSet()
+_wide: weakref.WeakSet[LocalProcess] = weakref.WeakSet()
 
 
 async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProcess:
@@ -87,7 +105,7 @@ async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProce
         process_group=None if new_session else 0,
         env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
     )
-    return _Subprocess(process)
+    return LocalProcess(process)
 
 
 async def end_process(process: TunnelProcess, patience: float) -> None:
