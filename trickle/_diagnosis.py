@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 
-from trickle._boot import DAMAGED, NOT_PULLED, TOO_OLD, WRONG_READER
+from trickle._boot import DAMAGED, GUARD_WORDS, NOT_PULLED, TOO_OLD, WRONG_READER
 from trickle._exceptions import ConnectError
 
 LAST_LINES = 5  # of what was said, for the message
@@ -228,7 +228,9 @@ def connect_error(
     facts: dict[str, str] = {}
     if refused:
         cause = WRONG_PASSWORD
-    elif misread and (found is None or found[0].reason not in (COMMANDS.reason, "stdin")):
+    elif exit_status == WRONG_READER and GUARD_WORDS[0] in noise:
+        cause = MISREAD["echo"]  # a shell on a terminal, which showed the one line that it got to
+    elif misread and not (misread == "commands" and found and found[0].reason in (COMMANDS.reason, "stdin")):
         cause = MISREAD[misread]
     elif found is not None:
         cause, facts = found

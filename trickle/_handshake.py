@@ -106,6 +106,9 @@ class Handshake:
         """
         if self.marked:
             return data
+        if self.misread:  # what else it says is for the error message alone
+            self._noise = (self._noise + data)[-KEPT_NOISE:]
+            return b""
         start = max(0, len(self._noise) - LONGEST_SIGN)  # one may have begun in what came before
         self._noise += data
         while self._unready and (at := self._noise.find(self._ready, start)) >= 0:

@@ -57,6 +57,9 @@ logger = logging.getLogger("trickle")
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
+LAST_WORDS = (
+    2.0  # seconds in which what has failed may say why; it takes them only where something stays that says no more
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +171,7 @@ class Link:
         self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows
         self._attempt = Handshake(tunnel)
         self._attempt_scope = trio.CancelScope()
-        self._took_too_long = False
+        self._given_up = False  # we have closed its stdin, before it had answered
         self._waits_for: str | None = None  # before an attempt
         self._newest = 0
         self._wake = trio.Event()
@@ -404,9 +407,10 @@ class Link:
             self._waits_for = None
             self._attempts += 1
             self._attempt = Handshake(self.tunnel)
-            self._took_too_long = False
+            self._given_up = False
             self._decoder = MsgpackDecoder()  # the last agent may have died in the middle of its hello
             self._stderr_ended = trio.Event()
+            self._connect_scope = trio.CancelScope()
             process = await self._start_tunnel()
             if process is not None:
                 with trio.CancelScope() as self._attempt_scope:
@@ -424,18 +428,18 @@ class Link:
 
     def _fail_to_connect(self) -> None:
         """This attempt is over, and so is this link, if it was the last."""
-        if self._retry_after is not None:
+        if self._retry_after is not None or self.state != "connecting":
             return  # two tasks have noticed
         status = self._process.returncode if self._process is not None else None
         error, is_passing = connect_error(
             self.name,
             stage=self.stage,
-            exit_status=None if self._took_too_long else status,  # then it ended because we closed its stdin
+            exit_status=None if self._given_up else status,  # then it ended because of that
             stderr=self.stderr,
             noise=self._attempt.noise,
             refused=self._attempt.refused,
             misread=self._attempt.misread,
-            timeout=self.settings.connect_timeout if self._took_too_long else None,
+            timeout=self.settings.connect_timeout if self._given_up else None,
             attempts=self._attempts,
         )
         if is_passing and self._may_retry:
@@ -567,8 +571,8 @@ class Link:
         if self.state == "connecting":
             data = self._attempt.receive(data)
             if self._attempt.misread:
-                self._fail_to_connect()
-            if self._took_too_long:
+                self._connect_scope.cancel()
+            if self._given_up:
                 return
         if data:
             for frame in self._connection.receive_data(data, trio.current_time()):
@@ -661,7 +665,7 @@ class Link:
                 if self.state == "connected":
                     logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
                 elif attempt.refused or attempt.misread:
-                    self._fail_to_connect()
+                    self._connect_scope.cancel()
                 elif attempt.preparing != was_preparing:
                     self._set_connect_deadline()
                 self._wake.set()  # a prompt may have come
@@ -677,7 +681,7 @@ class Link:
     @trio.lowlevel.enable_ki_protection
     async def _watch(self, process: TunnelProcess) -> None:
         """Beat, and give the agent up when it has been silent for too long."""
-        with trio.CancelScope() as self._connect_scope:
+        with self._connect_scope:
             self._set_connect_deadline()
             with trio.move_on_after(TURN_HELD):
                 await self.answered.wait()
@@ -698,10 +702,10 @@ class Link:
                     self.lose(self._lost(f"nothing was heard from it for {self.settings.lease:g} s"))
 
     async def _ask_for_last_words(self, process: TunnelProcess) -> None:
-        """At the end of its stdin, what took our bytes, or a Python that has lost them, says so."""
-        self._took_too_long = True
+        """Have it say the rest of why it failed: what took our bytes, or has lost some, at the end of its stdin."""
+        self._given_up = True
         await trio.aclose_forcefully(process.stdin)
-        with trio.move_on_after(BOOT_PATIENCE):
+        with trio.move_on_after(LAST_WORDS):
             await self._stderr_ended.wait()
 
     def _is_silent(self) -> bool:
@@ -723,11 +727,12 @@ class Link:
         """The pipe has ended: say why, from the exit status and the last words on stderr."""
         with trio.move_on_after(EXIT_PATIENCE):
             await process.wait()
-        with trio.move_on_after(LAST_LOOK):
+        in_order = self.closing and process.returncode == 0
+        with trio.move_on_after(LAST_LOOK if in_order else LAST_WORDS):
             await self._stderr_ended.wait()  # unless something still holds it, such as a ControlMaster
         if self.state == "connecting":
             self._fail_to_connect()
-        elif self.closing and process.returncode == 0:
+        elif in_order:
             self.state = "closed"
             for call in list(self.calls.values()):
                 self._finish(call, None)
@@ -738,7 +743,7 @@ class Link:
     async def _end_process(self, process: TunnelProcess) -> None:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
         # An agent must be let finish: it is the one that can kill all it started.
-        hopeless = self._took_too_long or (self._attempt.marked and self._is_silent())
+        hopeless = self._given_up or (self._attempt.marked and self._is_silent())
         patience = LAST_LOOK if hopeless else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
         await end_process(process, patience)
         if not self._attempt.marked:
@@ -750,7 +755,7 @@ class Link:
 
     async def _hear_last_words(self, process: TunnelProcess) -> None:
         """It may have said that it is about to leave something behind."""
-        with trio.move_on_after(LAST_LOOK), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        with trio.move_on_after(LAST_WORDS), contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for data in process.stderr:
                 self._attempt.receive_stderr(bytes(data))
 

@@ -97,11 +97,52 @@ async def test_a_shell_that_reads_our_bytes_ends_at_the_first_line() -> None:
     assert (error.reason, error.exit_status) == ("not a Python", 86)
 
 
+async def test_a_shell_that_shows_what_it_obeys_is_an_echo() -> None:
+    error = await error_of(shell('read -r line; echo "web1:~$ $line"; exit 86'))
+
+    assert (error.reason, error.exit_status) == ("echo", 86)
+
+
 async def test_an_echo_is_not_taken_for_an_answer() -> None:
     error = await error_of(shell("exec cat"))
 
     assert error.reason == "echo"
     assert "a terminal on the way" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("script", "rest", "reason"),
+    [
+        # The rest is not there when the first part is: it comes when nothing more is to be read.
+        (
+            "printf '    exit 86\n         ^^\n' >&2; cat >/dev/null; echo 'SyntaxError: bad' >&2",
+            "SyntaxError: bad",
+            "not a Python",
+        ),
+        (
+            "printf 'web1>%% Unknown '; cat >/dev/null; echo 'command or name'",
+            "web1>% Unknown command or name",
+            "not a Python",
+        ),
+        ("echo 'raise SystemExit(86)'; cat >/dev/null; echo 'There is no exit' >&2", "There is no exit", "echo"),
+        (
+            "echo 'raise SystemExit(86)'; sleep 0.5; echo 'There is no exit' >&2; exec sleep 3600",
+            "There is no exit",
+            "echo",
+        ),
+    ],
+)
+async def test_what_took_our_bytes_may_end_its_sentence(script: str, rest: str, reason: str) -> None:
+    error = await error_of(shell(script))
+
+    assert error.reason == reason
+    assert rest in str(error).splitlines()[-1]
+
+
+async def test_what_comes_late_on_stderr_is_part_of_the_message() -> None:
+    error = await error_of(shell("(sleep 0.5; echo all is lost >&2) & exec >&-; exit 7"))
+
+    assert (error.exit_status, error.stderr) == (7, "all is lost\n")
 
 
 async def test_an_old_python_is_refused_by_name(tmp_path: Path) -> None:

@@ -256,6 +256,19 @@ def test_a_wrong_reader_is_recognised_by_what_it_says_on_stderr(said: bytes) -> 
     assert len(handshake.stderr) < 100  # no error message shows what was sent
 
 
+def test_the_rest_of_what_a_wrong_reader_says_is_kept_and_takes_little_memory() -> None:
+    handshake = Handshake(trickle.Local())
+    handshake.receive(b"% Unknown ")
+
+    for _ in range(2 * SKIPPED_NOISE // 65536):
+        assert handshake.receive(bytes(65536)) == b""
+    assert handshake.receive(b"command\n" + handshake.nonce[::-1].encode()) == b""
+
+    assert handshake.noise.endswith(handshake.nonce[::-1].encode())
+    assert len(handshake._noise) <= KEPT_NOISE
+    assert not handshake.marked
+
+
 @pytest.mark.parametrize(
     "said", [b">>> Authorized use only <<<\n", b"The disk is 99 % full\n", b"exit 8", b"exit 861", b"/x" * 100]
 )
