@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 import trio
 
-from trickle import _pickling, _unpickling
+from trickle import _pickling, _unpickling, remote
 from trickle._async_support import check_can_run, is_async
 from trickle._backoff import LONGEST_DELAY, backoff
 from trickle._channels import MODULES, RemoteChannel, Stream, open_flow
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from trickle._group import Group
 
 MAX_ERROR = 2**20  # bytes of a described exception; an agent of ours bounds each of its texts to 64 KiB
+SHORTEST_RENEWAL = 0.001  # seconds: two readings of what is left of the call around this one differ by less
+LOOK_AGAIN = 0.1  # seconds between looks whether that one was given more time
 # What is behind a signal that ended a worker: those whose numbers are the same everywhere.
 SIGNALS = {
     6: " (SIGABRT): C code gave up",
@@ -268,7 +270,8 @@ class HostCore:
         call = record.call = link.start_call(
             payload,
             session=session.id if session is not None else 0 if mode is None else None,
-            deadline=trio.current_effective_deadline(),
+            deadline=_deadline(),
+            grace_period=options.grace_period,
             sink=options.output,
             flows=mode is not None,
         )
@@ -322,11 +325,12 @@ class HostCore:
             with trio.CancelScope(deadline=call.deadline):
                 await call.finished.wait()
                 return
-            deadline = trio.current_effective_deadline()
-            if deadline > call.deadline:  # else the caller's own scope has been cancelled: the next wait raises it
+            deadline = _deadline()
+            if deadline > call.deadline + SHORTEST_RENEWAL:
                 link.renew(call, deadline)
-            else:
-                await trio.lowlevel.checkpoint()
+            else:  # the caller's own scope has been cancelled, which this raises; or the call around this one ends soon
+                with trio.move_on_after(LOOK_AGAIN):
+                    await call.finished.wait()
 
     async def stop(
         self,
@@ -1122,6 +1126,11 @@ def died(host: str, call: RemoteCall, what: str) -> WorkerDied:
     if call.verdict == frames.DIED:
         return WorkerDied(f"{host}: {what} exited with status {call.detail}", host=host, exit_status=call.detail)
     return WorkerDied(f"{host}: {what} is gone ({call.verdict_name})", host=host)
+
+
+def _deadline() -> float:
+    """Until when a call that is made now is wanted: by the scopes around it, and over there by the call around it."""
+    return min(trio.current_effective_deadline(), trio.current_time() + remote.time_left())
 
 
 def _reason(exc: BaseException | None) -> str | None:

@@ -38,6 +38,7 @@ from trickle._wire.frames import (
     Data,
     End,
     Frame,
+    Grace,
     Hello,
     Item,
     Note,
@@ -193,7 +194,14 @@ class Link:
     # ---- what _host.py asks for.  None of it blocks but `close`.
 
     def start_call(
-        self, payload: bytes, *, session: int | None, deadline: float, sink: Sink | None, flows: bool = False
+        self,
+        payload: bytes,
+        *,
+        session: int | None,
+        deadline: float,
+        grace_period: float,
+        sink: Sink | None,
+        flows: bool = False,
     ) -> RemoteCall:
         """Send a call; its ``finished`` event is set when it has ended.
 
@@ -210,6 +218,8 @@ class Link:
             call.inbox = Inbox()
             self._flowing.add(call)
         self._connection.call(call.id, call.session, payload, None if deadline == math.inf else deadline)
+        if deadline != math.inf and grace_period != GRACE_PERIOD:
+            self._connection.control(Grace(call.id, milliseconds(grace_period)))
         self._wake.set()
         return call
 

@@ -46,6 +46,7 @@ from trickle._wire.frames import (
     Close,
     Data,
     Frame,
+    Grace,
     Hello,
     Modules,
     Ping,
@@ -71,6 +72,7 @@ class Run:
         self.session = session
         self.host = host
         self.deadline = deadline_after(timeout_ms)
+        self.grace_ms: int | None = None
         self.parts: list[bytes] = []
         self.whole = False
         self.assigned = False  # it has a worker
@@ -292,6 +294,9 @@ class MemoryAgent:
                 self._on_cancel(frame)
             case Renew():
                 self._on_renew(frame)
+            case Grace():
+                if (run := self.runs.get(frame.id)) is not None:
+                    run.grace_ms = frame.grace_ms
             case Session():
                 self.sessions[frame.id] = SessionWorker(frame.id)
             case Close():
@@ -361,7 +366,8 @@ class MemoryAgent:
 
     def _deadline_passed(self, run: Run, deadline: float) -> None:
         if run.deadline == deadline and not run.ended and not run.cancelled:
-            self._cancel(run, self._configuration["grace_period"], BY_DEADLINE)
+            usual = self._configuration["grace_period"]
+            self._cancel(run, usual if run.grace_ms is None else run.grace_ms / 1000, BY_DEADLINE)
             self._act()
 
     def _cancel(self, run: Run, grace_period: float, cause: int) -> None:

@@ -17,6 +17,7 @@ import trio.lowlevel
 import trickle
 from tests import torture, work
 from tests.hosts import file_appears, is_running, is_stopped, local, process_ends, running_below
+from trickle import _link
 from trickle._module_server import ModuleServer
 from trickle._wire.connection import CREDIT
 from trickle.abc import Tunnel
@@ -271,6 +272,25 @@ async def test_the_agent_keeps_deadlines_itself_when_the_controller_is_stuck(far
                     time.sleep(0.05)
 
     assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_an_agent_that_keeps_a_deadline_itself_knows_the_grace_period(
+    far: Tunnel, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_link, "GRACE_PERIOD", 0.1)  # what an agent goes by that was told of no other
+    path = shared / "cleaned"
+
+    async with trickle.open_host(far) as host:
+        await host.call(work.pid)
+        with trio.CancelScope(deadline=trio.current_time() + 1.0):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.options(grace_period=60).call, work.clean_up_then, str(path), 1.0)
+                await file_appears(shared / "cleaned.started")
+                while is_running(int((shared / "cleaned.started").read_text())):  # this loop's own scope cannot act
+                    time.sleep(0.05)
+
+    assert path.exists()
+    assert host.statistics().verdicts == {"returned": 1, "cancelled": 1}
 
 
 async def test_time_left_and_check_cancelled_are_harmless_here() -> None:

@@ -211,6 +211,34 @@ async def test_a_scope_that_is_given_more_time_gives_the_function_more(autojump_
             assert await host.call(sleep_and_say, 50) == "awake"
 
 
+async def ask_inside(seconds: float) -> tuple[float, float]:
+    async with open_memory_host() as host:
+        return trickle.remote.time_left(), await host.call(count_down, seconds)
+
+
+@pytest.mark.parametrize("own", [math.inf, 20.0, 200.0])
+async def test_a_call_inside_of_a_call_has_the_earlier_deadline(own: float, autojump_clock: MockClock) -> None:
+    async def ask() -> tuple[float, float]:
+        with trio.move_on_after(own):
+            return await ask_inside(1)
+        raise AssertionError
+
+    async with open_memory_host() as host:
+        with trio.fail_after(100):
+            outer, inner = await host.call(ask)
+
+    assert (outer, inner) == (pytest.approx(100, abs=0.1), pytest.approx(min(own, 100) - 1, abs=0.1))
+
+
+async def test_a_call_inside_of_a_call_is_given_more_time_with_it(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host, trio.open_nursery() as nursery:
+        with trio.CancelScope(deadline=trio.current_time() + 5) as scope:
+            nursery.start_soon(extend, scope)
+            outer, inner = await host.call(ask_inside, 50)
+
+    assert (outer, inner) == (pytest.approx(5, abs=0.1), pytest.approx(15, abs=0.1))
+
+
 async def extend(scope: trio.CancelScope) -> None:
     await trio.sleep(4)
     scope.deadline += 60

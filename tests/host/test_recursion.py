@@ -1,5 +1,6 @@
 """trickle over there: hosts that are opened from hosts."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -37,6 +38,10 @@ async def fail(python):
         except trickle.ConnectError:
             return "never"
 
+async def time_left(python):
+    async with trickle.open_host(trickle.Local("inner", python=python)) as host:
+        return trickle.remote.time_left(), await host.call(trickle.remote.time_left)
+
 async def deeper(python, depth):
     async with trickle.open_host(trickle.Local("d%d" % depth, python=python)) as host:
         return await host.call(deeper, python, depth + 1)
@@ -70,6 +75,16 @@ async def test_a_function_may_open_a_group_from_its_host(relays: object) -> None
         answers = await host.call(relays.relay_group, sys.executable, ["a", "b"])  # type: ignore[attr-defined]
 
     assert answers == {"a": "a", "b": "b"}
+
+
+async def test_calls_from_a_host_have_its_calls_deadline(relays: object) -> None:
+    async with trickle.open_host(local("outer")) as host:
+        with trio.fail_after(600):
+            outer, inner = await host.call(relays.time_left, sys.executable)  # type: ignore[attr-defined]
+        unlimited = await host.call(relays.time_left, sys.executable)  # type: ignore[attr-defined]
+
+    assert 0 < inner < outer < 600
+    assert unlimited == (math.inf, math.inf)
 
 
 async def test_errors_of_inner_hosts_name_them(relays: object) -> None:

@@ -112,7 +112,7 @@ def test_a_payload_that_every_reader_would_refuse_is_not_written() -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-@pytest.mark.parametrize("kind", [0, 19, 127, 255])
+@pytest.mark.parametrize("kind", [0, 20, 127, 255])
 def test_an_unknown_kind_is_refused(decoder: str, kind: int) -> None:
     data = HEADER.pack(0x95, kind, 0xCE, 1, 0xCE, 0, 0xCE, 0, 0xC6, 0)
 

@@ -62,6 +62,7 @@ from trickle._wire.frames import (
     Credit,
     Data,
     End,
+    Grace,
     Hello,
     Item,
     Modules,
@@ -269,6 +270,11 @@ class Broker:
         if task.worker is not None:
             task.worker.tell(frame, _signal.SIGURG)
 
+    def _on_grace(self, frame: Grace) -> None:
+        task = self.tasks.get(frame.id)
+        if task is not None:
+            task.grace_ms = frame.grace_ms
+
     def _on_session(self, frame: "frames.Frame") -> None:
         self.sessions[frame.id] = None
         self.session_queues[frame.id] = deque()
@@ -303,6 +309,7 @@ class Broker:
         Item: _on_item,
         Cancel: _on_cancel,
         Renew: _on_renew,
+        Grace: _on_grace,
         Session: _on_session,
         Modules: _on_modules,
         Close: _on_close,
@@ -317,7 +324,9 @@ class Broker:
 
     def _deadline_passed(self, task: Task, deadline: float) -> None:
         if task.deadline == deadline and task.is_wanted:
-            grace_ms = int(self.configuration["grace_period"] * 1000)
+            grace_ms = task.grace_ms
+            if grace_ms is None:
+                grace_ms = int(self.configuration["grace_period"] * 1000)
             self._cancel(task, Cancel(task.id, grace_ms, frames.BY_DEADLINE, b"deadline"))
 
     def _cancel(self, task: Task, frame: Cancel) -> None:

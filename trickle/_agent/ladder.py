@@ -73,6 +73,7 @@ class Task:
         self.state = WAITING
         self.worker: "Optional[Worker]" = None  # from LOADING on
         self.parts: "List[frames.Frame]" = []  # what came of it while it waited
+        self.grace_ms: "Optional[int]" = None  # if it was said, should this host end it
         self.by_deadline = False  # that it was asked to stop
         self.torn = False  # parts of its result were dropped
         self.verdict: "Optional[int]" = None

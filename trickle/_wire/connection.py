@@ -49,9 +49,11 @@ STATES = {
     (SENDING, CONTROLLER, frames.Data): SENDING,  # RUNNING after the last one
     (SENDING, CONTROLLER, frames.Cancel): SENDING,
     (SENDING, CONTROLLER, frames.Renew): SENDING,
+    (SENDING, CONTROLLER, frames.Grace): SENDING,
     (SENDING, CONTROLLER, frames.Credit): SENDING,
     (RUNNING, CONTROLLER, frames.Cancel): RUNNING,
     (RUNNING, CONTROLLER, frames.Renew): RUNNING,
+    (RUNNING, CONTROLLER, frames.Grace): RUNNING,
     (RUNNING, CONTROLLER, frames.Credit): RUNNING,
     (RUNNING, CONTROLLER, frames.Item): RUNNING,
     (SENDING, AGENT, frames.Credit): SENDING,
@@ -70,6 +72,7 @@ STATES = {
     (ENDED, CONTROLLER, frames.Item): ENDED,
     (ENDED, CONTROLLER, frames.Cancel): ENDED,
     (ENDED, CONTROLLER, frames.Renew): ENDED,
+    (ENDED, CONTROLLER, frames.Grace): ENDED,
     (ENDED, CONTROLLER, frames.Credit): ENDED,
 }
 # Frames that belong to no call, with id 0.

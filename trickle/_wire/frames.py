@@ -218,6 +218,15 @@ class Item(Frame):
     flags: int
 
 
+class Grace(Frame):
+    """How long this call may clean up, should its own host end it: behind a call with a deadline, if not as usual."""
+
+    __slots__ = ()
+    kind = 19
+    fields = ("id", "grace_ms", "_b", "payload")
+    grace_ms: int
+
+
 # The flags of an Item.
 LAST = 1  # this part completes a thing
 EOF = 2  # nothing follows; without a thing
