@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import re
+import types
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -18,12 +19,20 @@ NEEDED = ("contextvars", "queue", "ssl")
 
 def is_async(fn: Callable[..., Any]) -> bool:
     """Whether calling *fn* gives a coroutine or an async generator, as far as can be seen from here."""
+    if type(fn) in _NEVER_ASYNC:
+        return False
+    if type(fn) is types.FunctionType and not fn.__dict__:  # where what marks a function as async would be
+        return bool(fn.__code__.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR))
     while isinstance(fn, functools.partial):
         fn = fn.func
     return any(
         inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each)
         for each in (fn, getattr(fn, "__call__", None))  # noqa: B004
     )
+
+
+# Asked of every call: what needs no looking into.
+_NEVER_ASYNC = (types.BuiltinFunctionType, types.MethodDescriptorType, type)
 
 
 def check_can_run(fn: Callable[..., Any], host: str, version: tuple[int, ...], lacks: Collection[str]) -> None:

@@ -39,6 +39,7 @@ class Handshake:
       refused: whether a prompt came again for which its secret had been sent.
       misread: what took what is sent for something else, as far as it shows: ``"echo"``, ``"router"``, ``"commands"``.
       marked: whether the agent has begun to speak.
+      is_armored: whether what is sent must not be obeyed by a wrong reader.
       stderr: the last of what came there, prompts and our own words left out.
     """
 
@@ -62,7 +63,7 @@ class Handshake:
         self._awaited = "waiting to be asked for a password" if self._unready else "waiting for the agent"
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
-        self._is_armored = True
+        self.is_armored: bool = True
         self._boot = b""
 
     def command(self, argv: Sequence[str]) -> list[str]:
@@ -90,10 +91,10 @@ class Handshake:
 
     def outgoing(self, data: bytes) -> bytes:
         """What to send for *data*: nothing that a wrong reader could obey, until the agent has spoken."""
-        if self._is_armored:
+        if self.is_armored:
             if not self.marked:
                 return armored(data) if data else b""
-            self._is_armored = False
+            self.is_armored = False
             self._boot = b""
             return END_OF_ARMOR + data
         return data

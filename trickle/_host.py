@@ -219,7 +219,7 @@ class HostCore:
     ) -> Any:
         """Run ``fn(*args, **kwargs)`` over there and return what it returns; see Host.call."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        async with self._using(record):
+        with _Using(self, record):
             link, call = await self._start(fn, args, kwargs, options, record, session)
             if session is not None:
                 session.calls.add(call)
@@ -233,21 +233,9 @@ class HostCore:
             finally:
                 if session is not None:
                     session.calls.discard(call)
+        if call.verdict == frames.RETURNED and not options.reducers:
+            return self.read_result(bytes(call.payload), options)
         return await self.outcome(link, call, options, session)
-
-    @contextlib.asynccontextmanager
-    async def _using(self, record: CallRecord) -> AsyncIterator[None]:
-        """For the time of the block somebody needs the link: who else was it for, if this one is cancelled?"""
-        self.users += 1
-        try:
-            yield
-        except (trio.Cancelled, KeyboardInterrupt):
-            link = record.link
-            if link is not None and link.state == "connecting" and self.users == 1 and not self.closed:
-                self.abandon(link)
-            raise
-        finally:
-            self.users -= 1
 
     async def _start(
         self,
@@ -299,15 +287,17 @@ class HostCore:
             if (version, implementation) not in packed.payloads:
                 try:
                     outgoing = _pickling.dumps_call(
-                        fn, args, dict(kwargs), host=self.name, far_version=version, implementation=implementation
+                        fn, args, kwargs, host=self.name, far_version=version, implementation=implementation
                     )
                 except _pickling.NeedsVersion:
                     await self.wait_connected(link)
                     continue
-                extra = {} if mode is None else {"flow": mode}
-                payload = join_options({**options.for_worker, **extra}, outgoing.payload)
-                needed = outgoing.modules | ({"trio"} if packed.is_async else set())
-                packed.payloads[version, implementation] = payload, needed | MODULES.get(mode or "", frozenset())
+                asked_for, needed = options.for_worker, outgoing.modules
+                if mode is not None:
+                    asked_for, needed = {**asked_for, "flow": mode}, needed | MODULES[mode]
+                if packed.is_async:
+                    needed = needed | {"trio"}
+                packed.payloads[version, implementation] = join_options(asked_for, outgoing.payload), needed
             payload, modules = packed.payloads[version, implementation]
             if len(payload) > self.settings.max_payload:
                 raise Unsendable(
@@ -316,12 +306,16 @@ class HostCore:
                     host=self.name,
                     path="arguments",
                 )
-            await link.send_modules_for(modules)
+            if not link.has_modules_for(modules):
+                await link.send_modules_for(modules)
             return payload
 
     async def wait(self, link: Link, call: RemoteCall) -> None:
         """Until the call has ended; a scope that is given another deadline meanwhile is noticed."""
         while not call.finished.is_set():
+            if call.deadline == math.inf:  # more than that it cannot be given
+                await call.finished.wait()
+                return
             with trio.CancelScope(deadline=call.deadline):
                 await call.finished.wait()
                 return
@@ -441,7 +435,7 @@ class HostCore:
         self.sessions += 1
         record = record or CallRecord()
         try:
-            async with self._using(record):
+            with _Using(self, record):
                 link, call = await self._start(fn, args, kwargs, options, record, session, mode)
                 if session is not None:
                     session.calls.add(call)
@@ -490,6 +484,29 @@ class HostCore:
             modules_sent=link.modules.modules_sent,
             seconds_since_heard=max(0.0, trio.current_time() - link.heard_at),
         )
+
+
+class _Using:
+    """For the time of the block somebody needs the link: who else was it for, if this one is cancelled?
+
+    A class, since every call has one, and a generator's block takes five times as long.
+    """
+
+    __slots__ = ("_core", "_record")
+
+    def __init__(self, core: HostCore, record: CallRecord) -> None:
+        self._core = core
+        self._record = record
+
+    def __enter__(self) -> None:
+        self._core.users += 1
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        core, link = self._core, self._record.link
+        given_up = isinstance(exc, trio.Cancelled | KeyboardInterrupt) and core.users == 1 and not core.closed
+        if given_up and link is not None and link.state == "connecting":
+            core.abandon(link)
+        core.users -= 1
 
 
 class Packed:

@@ -176,6 +176,9 @@ class Link:
         self._waits_for: str | None = None  # before an attempt
         self._newest = 0
         self._wake = trio.Event()
+        self._waits = False  # the task that writes, for something to write
+        self._has_heard = False  # since something was written straight into the pipe
+        self._unsent = b""  # of what was written straight into the pipe
         self._scope = trio.CancelScope()
         self._connect_scope = trio.CancelScope()
         self._start = start
@@ -220,7 +223,7 @@ class Link:
         self._connection.call(call.id, call.session, payload, None if deadline == math.inf else deadline)
         if deadline != math.inf and grace_period != GRACE_PERIOD:
             self._connection.control(Grace(call.id, milliseconds(grace_period)))
-        self._wake.set()
+        self._send()
         return call
 
     def start_session(self) -> RemoteCall:
@@ -228,7 +231,7 @@ class Link:
         call = self._new_call(None)
         call.is_session = True
         self._connection.control(Session(call.id))
-        self._wake.set()
+        self._send()
         return call
 
     def _new_call(self, sink: Sink | None) -> RemoteCall:
@@ -237,9 +240,13 @@ class Link:
         self.calls[call.id] = call
         return call
 
+    def has_modules_for(self, names: frozenset[str]) -> bool:
+        """Whether nothing is to be sent for them."""
+        return names <= self._bundled or not self.settings.sends_modules
+
     async def send_modules_for(self, names: frozenset[str]) -> None:
         """Send what *names* import, as far as this host does not have it, ahead of the calls that come later."""
-        if names <= self._bundled or not self.settings.sends_modules:
+        if self.has_modules_for(names):
             return
         async with self._modules_lock:
             # Not to be abandoned: what ModuleServer has handed out once, it takes for sent.
@@ -250,7 +257,7 @@ class Link:
     def _send_modules(self, bundle: bytes | None) -> None:
         if bundle is not None and self.state in ("connecting", "connected"):
             self._connection.modules(bundle)
-            self._wake.set()
+            self._send()
 
     def expect_bulk(self) -> None:
         """Prepare for much to come or go."""
@@ -272,20 +279,20 @@ class Link:
         """Send a thing to a call that has not ended, whether there is room or not."""
         for frame in cut(call.id, payload):
             self._connection.bulk(frame)
-        self._wake.set()
+        self._send()
 
     def send_eof(self, call: RemoteCall) -> None:
         """Tell a call that nothing more will be sent."""
         if not call.finished.is_set():
             self._connection.bulk(Item(call.id, frames.EOF))
-            self._wake.set()
+            self._send()
 
     def take_item(self, call: RemoteCall) -> bytes:
         """The next thing that has come of a call."""
         assert call.inbox is not None
         payload, credit = call.inbox.take()
         self._connection.used(call.id, credit)
-        self._wake.set()
+        self._send()
         return payload
 
     def renew(self, call: RemoteCall, deadline: float) -> None:
@@ -294,7 +301,7 @@ class Link:
         if self._connection.is_open(call.id):
             left = deadline - trio.current_time()
             self._connection.control(Renew(call.id, frames.NEVER if left == math.inf else milliseconds(left)))
-            self._wake.set()
+            self._send()
 
     def cancel(self, call: RemoteCall, *, grace_period: float, reason: str | None, by_deadline: bool) -> None:
         """Ask for the end of a call.  Its verdict comes as always; one that has not left yet ends here and now."""
@@ -307,7 +314,7 @@ class Link:
         cause = frames.BY_DEADLINE if by_deadline else frames.BY_CALLER
         text = (reason or "").encode("utf-8", "replace")[:1024]
         self._connection.control(Cancel(call.id, milliseconds(grace_period), cause, text))
-        self._wake.set()
+        self._send()
 
     def lose(self, error: ConnectError | HostLost) -> None:
         """Give this agent up: every waiter is answered now, and the tunnel is killed."""
@@ -332,7 +339,7 @@ class Link:
             self.lose(self._lost("closed before the agent had answered"))
         elif self.state == "connected":
             self._connection.control(Close(0, milliseconds(grace_period)))
-            self._wake.set()
+            self._send()
             try:
                 with trio.move_on_after(grace_period + VERDICT_SLACK, shield=True):
                     await self.gone.wait()
@@ -529,18 +536,41 @@ class Link:
                     self._connection.bytes_sent += len(sent) - len(data)
                     await process.stdin.send_all(first + sent)
                     first = b""
-                    for call in self._flowing:
-                        if call.room and self._connection.pending(call.id) <= CREDIT:
-                            call.room.unpark_all()
-                    self._tell_watchers()
+                    self._has_written()
                 else:
                     await self._woken()
+                    if self._unsent:
+                        await process.stdin.send_all(self._unsent)
+                        self._unsent = b""
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the reader finds out why
 
     async def _woken(self) -> None:
         self._wake = trio.Event()
+        self._waits = True
         await self._wake.wait()
+        self._waits = False
+
+    def _send(self) -> None:
+        """Have what there is to say leave: at once, if nothing has since something was heard; else with what follows.
+
+        So a call that comes alone costs no turn of the event loop, and many are written together.
+        """
+        if not (self._has_heard and self._waits and isinstance(self._process, LocalProcess)) or self._unsent:
+            self._wake.set()
+            return
+        data = b"".join(self._connection.data_to_send(trio.current_time()))
+        self._has_heard = False
+        self._unsent = data[self._process.write_now(data) :]
+        self._has_written()
+        if self._unsent or self._connection.has_to_send:
+            self._wake.set()
+
+    def _has_written(self) -> None:
+        for call in self._flowing:
+            if call.room and self._connection.pending(call.id) <= CREDIT:
+                call.room.unpark_all()
+        self._tell_watchers()
 
     def _tell_watchers(self) -> None:
         for watcher in list(self.watchers.values()):
@@ -561,9 +591,10 @@ class Link:
     @trio.lowlevel.enable_ki_protection
     async def _read(self, process: TunnelProcess) -> None:
         """The one task that reads from the pipe, until its end or a broken rule."""
+        receive_some = process.receive_some if isinstance(process, LocalProcess) else process.stdout.receive_some
         while True:
             try:
-                data = await process.stdout.receive_some(READ_SIZE)
+                data = await receive_some(READ_SIZE)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             if not data:
@@ -575,7 +606,9 @@ class Link:
                 message = f"{self.name}: it broke the rules of the wire ({exc}); this host is closed"
                 self.lose(ProtocolError(printable(message), host=self.name, stderr=self.stderr))
                 return
-            self._wake.set()  # credits and acknowledgements
+            self._has_heard = not self._attempt.is_armored
+            if self._connection.has_to_send:  # credits and acknowledgements
+                self._send()
 
     def _receive(self, data: bytes) -> None:
         if self.state == "connecting":
@@ -590,6 +623,15 @@ class Link:
 
     def _deliver(self, frame: Frame) -> None:
         match frame:
+            case End():
+                call = self.calls[frame.id]
+                if frame.verdict not in frames.VERDICTS:
+                    raise WireError(f"verdict {frame.verdict}")
+                if frame.verdict not in (frames.RETURNED, frames.RAISED):
+                    call.payload.clear()  # parts of a result that nobody wants any more
+                call.payload += frame.payload
+                call.detail = frame.detail
+                self._finish(call, frame.verdict)
             case Data():
                 if len(frame.payload) == frames.CHUNK and not self.calls[frame.id].payload:
                     self.expect_bulk()
@@ -603,15 +645,6 @@ class Link:
                 call.arrivals.unpark_all()
                 if call.inbox.deaf:
                     call.room.unpark_all()
-            case End():
-                call = self.calls[frame.id]
-                if frame.verdict not in frames.VERDICTS:
-                    raise WireError(f"verdict {frame.verdict}")
-                if frame.verdict not in (frames.RETURNED, frames.RAISED):
-                    call.payload.clear()  # parts of a result that nobody wants any more
-                call.payload += frame.payload
-                call.detail = frame.detail
-                self._finish(call, frame.verdict)
             case Output():
                 self._take_output(frame)
             case Record():
@@ -637,9 +670,10 @@ class Link:
     def _finish(self, call: RemoteCall, verdict: int | None) -> None:
         call.verdict = verdict
         self.calls.pop(call.id, None)
-        self._flowing.discard(call)
-        call.arrivals.unpark_all()
-        call.room.unpark_all()
+        if call.inbox is not None:
+            self._flowing.discard(call)
+            call.arrivals.unpark_all()
+            call.room.unpark_all()
         if not call.is_session:
             self.verdicts[call.verdict_name] += 1
         call.finished.set()
@@ -703,7 +737,7 @@ class Link:
             return
         while True:
             self._connection.control(Ping())
-            self._wake.set()
+            self._send()
             silence_ends = self.heard_at + self.settings.lease
             await trio.sleep_until(min(trio.current_time() + self.settings.heartbeat, silence_ends))
             if self._is_silent():
@@ -811,7 +845,7 @@ class Link:
                 if isinstance(sink, trio.MemorySendChannel):
                     await self._send_lines(frame, sink)
                     self._connection.delivered(frame)
-                    self._wake.set()
+                    self._send()
                 else:
                     self._give_output(frame, sink)
                 self._output.popleft()

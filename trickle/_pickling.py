@@ -11,8 +11,8 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import CellType, FunctionType, ModuleType
-from typing import Any
+from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 from ._agent import functions
 from ._culprit import culprit_path
@@ -73,9 +73,15 @@ def dumps_call(
       NeedsVersion: this call can only be pickled once the far version is known.
     """
     call = _Call(host, far_version, implementation)
-    body = (fn, args, dict(kwargs))
     try:
-        pickled = call.pickle(body)
+        reference = _reference_to(fn, call)
+        if reference is None:
+            pickled = call.pickle((fn, args, dict(kwargs)))
+        elif _SCALARS.issuperset(map(type, args)) and not kwargs:
+            return OutgoingCall(reference.pickled + pickle.dumps((args, {}), call.protocol), reference.modules)
+        else:
+            call.modules.update(reference.modules)
+            pickled = reference.pickled + call.pickle((args, dict(kwargs)))
     except (Unsendable, NeedsVersion):
         raise
     except Exception as exc:  # whatever a __reduce__ or __getstate__ of the program's raises
@@ -170,6 +176,39 @@ class _Call:
         except Exception:
             return False
         return True
+
+
+class _Reference(NamedTuple):
+    """A function that its host has by its name: what that takes is worked out once."""
+
+    module: str
+    qualname: str
+    pickled: bytes
+    modules: frozenset[str]
+
+
+MOST_REFERENCES = 1000
+_references: dict[tuple[object, int], _Reference] = {}  # by function and protocol
+_HASHED_BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})  # pickled alike by every pickler
+
+
+def _reference_to(fn: Any, call: _Call) -> _Reference | None:
+    """The reference to *fn*; None if it goes by value, or is none of the usual callables."""
+    if type(fn) not in _HASHED_BY_IDENTITY:
+        return None
+    known = _references.get((fn, call.protocol))
+    if known is not None and _attribute_of(known.module, known.qualname) is fn:
+        return known
+    module, qualname = _place_of(fn)
+    if module in ("", "__main__"):
+        return None
+    own = _Call(call.host, call.far_version, call.implementation)
+    reference = _Reference(module, qualname, own.pickle(fn), frozenset(own.modules))
+    if len(_references) >= MOST_REFERENCES:
+        _references.clear()
+    _references[fn, call.protocol] = reference
+    return reference
 
 
 class _Reduced:

@@ -58,7 +58,9 @@ class LocalProcess:
 
     def __init__(self, process: trio.Process) -> None:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert isinstance(process.stdin, trio.lowlevel.FdStream) and isinstance(process.stdout, trio.lowlevel.FdStream)
         self._process = process
+        self._fds = process.stdin.fileno, process.stdout.fileno  # -1 when they have been closed
         self.stdin: trio.abc.SendStream = process.stdin
         self.stdout: trio.abc.ReceiveStream = process.stdout
         self.stderr: trio.abc.ReceiveStream = process.stderr
@@ -74,6 +76,24 @@ class LocalProcess:
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo, which ends with its stdin
             os.killpg(self._process.pid, number)
+
+    def write_now(self, data: bytes) -> int:
+        """How many of these bytes stdin has taken at once.  If it is broken, 0: ``send_all`` says how."""
+        try:
+            return os.write(self._fds[0](), data)
+        except OSError:
+            return 0
+
+    async def receive_some(self, max_bytes: int) -> bytes:
+        """As stdout's, but for its look whether something is there already: mostly nothing is."""
+        while True:
+            await trio.lowlevel.wait_readable(self._fds[1]())
+            try:
+                return os.read(self._fds[1](), max_bytes)
+            except BlockingIOError:
+                pass
+            except OSError as exc:
+                raise trio.BrokenResourceError from exc
 
     def widen(self) -> None:
         """Have the pipes hold more, for the bulk that is about to come; as far as this machine can and allows it."""

@@ -39,9 +39,13 @@ def loads_call(payload: bytes) -> "Tuple[Callable[..., Any], Tuple[Any, ...], Di
     if isinstance(loaded, list):  # what the call needs of __main__; the call itself comes behind it
         main.update(loaded)
         loaded = pickle.Unpickler(stream).load()
-    if "linecache" in sys.modules:
+    if type(loaded) is tuple:
+        fn, args, kwargs = loaded
+    else:  # a function by its name; what it is called with comes behind it
+        fn = loaded
+        args, kwargs = pickle.Unpickler(stream).load()
+    if _to_show and "linecache" in sys.modules:
         show_sources()
-    fn, args, kwargs = loaded
     return fn, args, kwargs
 
 

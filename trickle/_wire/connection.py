@@ -427,6 +427,11 @@ class Connection:
         to_say = self._control or self._small or self._link_bulk.queue or self._unacked >= GRANT
         return not (self._calls or to_say)
 
+    @property
+    def has_to_send(self) -> bool:
+        """Whether something waits to be sent, if only for room."""
+        return bool(self._control or self._small or self._ring or self._owing or self._unacked >= GRANT)
+
     def pending(self, id: int) -> int:
         """Bytes of this call (0: of no call) that wait to be sent."""
         call = self._calls.get(id) if id else self._link_bulk
