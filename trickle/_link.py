@@ -21,7 +21,7 @@ import trio.lowlevel
 from trickle import _boot, remote
 from trickle._backoff import backoff
 from trickle._cleanup import remove_leftovers
-from trickle._decoder import READ_SIZE, MsgpackDecoder
+from trickle._decoder import MsgpackDecoder
 from trickle._diagnosis import cannot_run, connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
@@ -56,6 +56,8 @@ from trickle.abc import Tunnel
 logger = logging.getLogger("trickle")
 
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
+READ_SIZE = 64 * 1024  # bytes: a larger buffer is mapped and unmapped each time, which takes longer than all else
+BULK_READ_SIZE = 256 * 1024  # behind one that was full
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 LAST_WORDS = (
@@ -592,13 +594,15 @@ class Link:
     async def _read(self, process: TunnelProcess) -> None:
         """The one task that reads from the pipe, until its end or a broken rule."""
         receive_some = process.receive_some if isinstance(process, LocalProcess) else process.stdout.receive_some
+        size = READ_SIZE
         while True:
             try:
-                data = await receive_some(READ_SIZE)
+                data = await receive_some(size)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             if not data:
                 return
+            size = READ_SIZE if len(data) < size else BULK_READ_SIZE
             self.heard_at = trio.current_time()
             try:
                 self._receive(bytes(data))

@@ -86,7 +86,7 @@ STACK_PATIENCE = 1.0  # seconds in which it has to come; a process that is stopp
 TERM_TO_KILL = 0.2  # seconds
 OUTPUT_LIMIT = CREDIT  # bytes of one call that wait for the pipe: above, its worker is not read
 WARNING, INFO = 30, 20  # as logging has them
-TAINTED = 1
+TAINTED, PRINTED = 1, 2  # in the detail of a worker's End
 LONGEST_POLL = 60000.0  # milliseconds
 WAKE_AGAIN = (0.01, 0.05, 0.2, 1.0)  # seconds between signals to a worker that was asked to stop
 FORK_AGAIN = 0.1  # seconds after this machine had no descriptors or processes to give
@@ -147,17 +147,12 @@ class Broker:
 
     def _poll(self) -> "List[Tuple[int, int]]":
         """What is ready, after waiting for it no longer than the next timer allows."""
-        now = time.monotonic()
-        due = [when for when in (self.timers.next, self.reaper.next_look) if when is not None]
+        due = self.timers.next  # the next beat, if nothing else
+        if self.reaper.next_look is not None:
+            due = min(due, self.reaper.next_look)
         if self.waiting and self._may_fork():
-            due.append(self.waiting[0].arrived + PATIENCE)
-        if not due:
-            return self._poll_for(None)
-        return self._poll_for(max(0.0, min(due) - now) * 1000)
-
-    def _poll_for(self, timeout: "Optional[float]") -> "List[Tuple[int, int]]":
-        if timeout is None or timeout > LONGEST_POLL:
-            timeout = LONGEST_POLL
+            due = min(due, self.waiting[0].arrived + PATIENCE)
+        timeout = min(LONGEST_POLL, max(0.0, due - time.monotonic()) * 1000)
         # Rounded up: a timer that is not due yet must not make the loop spin.
         return self.poller.poll(int(timeout) + (timeout > int(timeout)))
 
@@ -436,14 +431,17 @@ class Broker:
         if self.child_died:
             self.child_died = False
             self._look_for_deaths()
-        self._start_sessions()
-        self._start_waiting(now)
+        if self.session_queues:
+            self._start_sessions()
+        if self.waiting:
+            self._start_waiting(now)
         if self.closing:
             for worker in list(self.workers):
                 if worker.task is None and not worker.session:
                     self._dismiss(worker, self.close_grace)
-        for reaping in self.reaper.look(now):
-            self._bury(reaping)
+        if self.reaper.reapings:
+            for reaping in self.reaper.look(now):
+                self._bury(reaping)
 
     def _start_waiting(self, now: float) -> None:
         while self.waiting:
@@ -465,7 +463,7 @@ class Broker:
         if time.monotonic() < self.fork_again_at:
             return False
         limit: "int" = self.configuration["workers"]
-        return sum(not w.session for w in self.workers) < limit
+        return len(self.workers) < limit or sum(not w.session for w in self.workers) < limit
 
     def _start_sessions(self) -> None:
         for id, queue in list(self.session_queues.items()):
@@ -502,6 +500,7 @@ class Broker:
                 self._step(task, NO_WORKER, payload=results.describe_exception(exc))
             return None
         self.workers.append(worker)
+        worker.watched = select.POLLIN
         for fd in worker.descriptors():
             self.by_fd[fd] = worker
             self.poller.register(fd, select.POLLIN)
@@ -623,7 +622,8 @@ class Broker:
                 self._forget_fd(fd)
             self._throttle(worker)
             return
-        worker.flush()
+        if worker.outbox:
+            worker.flush()
         try:
             received = worker.receive()
             for frame in received or ():
@@ -641,7 +641,9 @@ class Broker:
 
     def _from_worker(self, worker: Worker, frame: "frames.Frame") -> None:
         task = worker.task
-        if isinstance(frame, Ask):
+        if isinstance(frame, End) and task is not None and frame.id == task.id:
+            self._on_end(worker, task, frame)
+        elif isinstance(frame, Ask):
             if frame.bundles < len(self.bundles):
                 worker.bundles = frame.bundles
                 worker.give_bundles(self.bundles)  # perhaps it is in what others have asked for
@@ -658,11 +660,10 @@ class Broker:
                 self.connection.bulk(frame)
             else:
                 task.torn = task.torn or isinstance(frame, Data)
-        elif isinstance(frame, End):
-            self._on_end(worker, task, frame)
 
     def _on_end(self, worker: Worker, task: Task, frame: End) -> None:
-        self._drain(worker)
+        if frame.detail & PRINTED or worker.has_rest:
+            self._drain(worker)
         verdict = CANCELLED if task.torn else frame.verdict
         payload = worker.read_stack() if verdict == CANCELLED else frame.payload
         if not self._step(task, TAINTED_ANSWER if frame.detail & TAINTED else ANSWER, verdict, 0, payload):
@@ -702,10 +703,11 @@ class Broker:
 
     def _watch(self, worker: Worker) -> None:
         """Have the poller look at a worker's link in the directions that matter now."""
+        events = (0 if worker.throttled else select.POLLIN) | (select.POLLOUT if worker.outbox else 0)
         fd = worker.link.fileno()
-        if fd in self.by_fd:
-            events = 0 if worker.throttled else select.POLLIN
-            self.poller.modify(fd, events | (select.POLLOUT if worker.outbox else 0))
+        if events != worker.watched and fd in self.by_fd:
+            worker.watched = events
+            self.poller.modify(fd, events)
 
     def _throttle(self, worker: Worker) -> None:
         """Do not read a worker whose call has more waiting for the pipe than it may; its writes then block."""

@@ -15,7 +15,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Iterator, List
 
-READ_SIZE = 256 * 1024
+READ_SIZE = 64 * 1024  # a larger buffer is mapped and unmapped each time, which takes longer than all else
+BULK_READ_SIZE = 256 * 1024  # behind one that was full
 CLOCK_BOOTTIME = 7  # Linux's clock that goes on while the machine sleeps; Python 3.6 does not name it
 
 
@@ -53,9 +54,10 @@ class ControllerPipe:
 
     def read(self) -> "Iterator[frames.Frame]":
         """All that has arrived."""
+        size = READ_SIZE
         while True:
             try:
-                data = os.read(0, READ_SIZE)
+                data = os.read(0, size)
             except BlockingIOError:
                 return
             except OSError:
@@ -65,6 +67,7 @@ class ControllerPipe:
                 return
             for frame in self.decode(data):
                 yield frame
+            size = READ_SIZE if len(data) < size else BULK_READ_SIZE
 
     def decode(self, data: bytes) -> "List[frames.Frame]":
         """What was read of the pipe, as frames."""

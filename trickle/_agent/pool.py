@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LINUX = sys.platform.startswith("linux")
 F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
 SIGKILL = 9
-READ_SIZE = 64 * 1024
+READ_SIZE = 64 * 1024  # a larger buffer is mapped and unmapped each time
 LINE = CHUNK // 2  # bytes: a longer line is cut
 LOWEST_FREE = 7  # the worker's own descriptors are 0 to 6
 LONGEST_STACK = 4000  # bytes: what fits a small frame
@@ -46,6 +46,11 @@ class Lines:
         self._rest = data[cut:]
         return blocks
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether there is something after the last newline."""
+        return bool(self._rest)
+
     def flush(self) -> bytes:
         """What was written after the last newline."""
         rest, self._rest = self._rest, b""
@@ -65,10 +70,12 @@ class Worker:
         self.task: "Optional[Task]" = None
         self.retired = False
         self.throttled = False
+        self.watched = 0  # what the poller looks for at the link
         self.bundles = 0  # how many it has been given
         self.decoder = Decoder()
         self.outbox: "List[memoryview]" = []
         self.outputs: "Dict[int, Lines]" = {}
+        self._read_size = READ_SIZE
         self._stack_text = b""
 
     def fork(self, configuration: "Dict[str, Any]", bundles: "List[bytes]") -> None:
@@ -113,6 +120,11 @@ class Worker:
     def claim(self) -> reaper.Claim:
         """How the processes that it started are known."""
         return reaper.Claim(("\0%s=%s." % (reaper.MARK, self.mark)).encode(), self.started)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether it has written something that is no whole line yet."""
+        return any(lines.has_rest for lines in self.outputs.values())
 
     def descriptors(self) -> "List[int]":
         return [self.link.fileno(), *self.outputs]
@@ -174,13 +186,14 @@ class Worker:
     def receive(self) -> "Optional[List[frames.Frame]]":
         """What has come over the link; None at its end."""
         try:
-            data = self.link.recv(4 * READ_SIZE)
+            data = self.link.recv(self._read_size)
         except BlockingIOError:
             return []
         except OSError:
             return None
         if not data:
             return None
+        self._read_size = READ_SIZE if len(data) < self._read_size else 4 * READ_SIZE
         return self.decoder.feed(data)
 
     def read_output(self, fd: int) -> "Optional[List[bytes]]":

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5 if sys.version_info >= (3, 8) else 4  # the reader needs 4's opcodes, and knows none after 5's
 
+_SCALARS = frozenset([type(None), bool, int, float, str, bytes])
+
 MAX_TEXT = 64 * 1024  # characters of a str(), and of a traceback: more is no longer read by a person
 MAX_CHILD_TEXT = 8 * 1024  # of each exception in a group: the group's own traceback shows them too
 MAX_INTEGER_BITS = 4096  # of an exception's argument: str() of a huge one is slow, and refused by newer Pythons
@@ -38,6 +40,8 @@ def dumps_result(value: "Any") -> bytes:
     Raises:
       TypeError: it cannot be pickled.
     """
+    if type(value) in _SCALARS:
+        return pickle.dumps(value, PROTOCOL)
     output = _Buffer()
     pickler = pickle.Pickler(output, PROTOCOL)
     pickler.dispatch_table = _REDUCERS

@@ -27,9 +27,9 @@ class Timers:
             self._tidy_at = 2 * len(self._heap) + 100
 
     @property
-    def next(self) -> "Optional[float]":
-        """When the first is due."""
-        return self._heap[0][0] if self._heap else None
+    def next(self) -> float:
+        """When the first is due; never, if there is none."""
+        return self._heap[0][0] if self._heap else float("inf")
 
     def run(self, now: float) -> None:
         """Do all that is due."""

@@ -5,6 +5,7 @@ The broker forks it, hands it calls over a socket, and asks it to stop by a fram
 
 import _signal  # type: ignore[import-not-found]  # signal itself brings enum
 import _thread
+import fcntl
 import os
 import select
 import sys
@@ -18,6 +19,11 @@ from trickle._wire import frames
 from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Item, Modules, Record, Renew
 from trickle._wire.payload import split_options
 
+try:
+    import termios
+except ImportError:
+    termios = None  # type: ignore[assignment]
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
@@ -29,7 +35,11 @@ STACK_FD = 6
 MOST_FRAMES = 100  # of a stack, as faulthandler has it
 PIPE_HOLDS = 4096  # bytes, at the least
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
-READ_SIZE = 256 * 1024
+PRINTED = 2  # in End.detail: something is in the pipes that stdout and stderr lead to
+FIONREAD: "Optional[int]" = getattr(termios, "FIONREAD", None)
+NOTHING = bytes(4)  # what FIONREAD says of an empty pipe
+READ_SIZE = 64 * 1024  # a larger buffer is mapped and unmapped each time
+BULK_READ_SIZE = 256 * 1024  # behind one that was full
 LONGEST_CHAIN = 20  # exceptions, each of which the one before it came from
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
@@ -48,6 +58,7 @@ class Worker:
         self.bundles = 0  # how many have been received, in whole
         self._bundle: "List[bytes]" = []
         self._decoder = Decoder()
+        self._read_size = READ_SIZE
         self._calls: "List[Tuple[int, int, bytes]]" = []
         self._parts: "List[bytes]" = []
         self._begun: "Optional[Begin]" = None
@@ -85,9 +96,10 @@ class Worker:
         self._busy = in_main_thread
         try:
             try:
-                data = self.link.recv(READ_SIZE)
+                data = self.link.recv(self._read_size)
             except OSError:
                 data = b""
+            self._read_size = READ_SIZE if len(data) < self._read_size else BULK_READ_SIZE
             if not data:
                 return False
             for frame in self._decoder.feed(data):
@@ -203,19 +215,22 @@ class Worker:
         while len(view) > CHUNK:
             parts.append(Data(id, 0, 0, view[:CHUNK]))  # type: ignore[arg-type]
             view = view[CHUNK:]
-        parts.append(End(id, verdict, TAINTED if self._tainted else 0, view))  # type: ignore[arg-type]
+        detail = (TAINTED if self._tainted else 0) | (PRINTED if _has_printed() else 0)
+        parts.append(End(id, verdict, detail, view))  # type: ignore[arg-type]
         self.send(*parts)
 
     # ---- one call
 
     def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
         self._raised = self._tainted = self._importing = False
-        for old in [each for each in self._items if each < id]:
-            del self._items[old]
+        if self._items:
+            for old in [each for each in self._items if each < id]:
+                del self._items[old]
         self._deadline = _deadline_after(timeout_ms)
         os.environ[MARK] = "%s.%d" % (self.mark, id)
         if _signal.getsignal(WAKE) is not on_wake:
             _signal.signal(WAKE, on_wake)
+            self._read_control()  # a cancel may have come before this call was armed
         try:
             verdict, answer = self._outcome(id, payload)
         except remote.CallCancelled:  # it came between the function's end and the disarming
@@ -232,8 +247,7 @@ class Worker:
     def _outcome(self, id: int, payload: bytes) -> "Tuple[int, bytes]":
         try:
             self._armed = id
-            self._read_control()  # a cancel may have come before this call was armed
-            self._raise_if_cancelled()
+            self._raise_if_cancelled()  # by what came before it was armed
             answer = self._perform(payload)
             self._armed = 0
             return frames.RETURNED, answer
@@ -277,20 +291,24 @@ class Worker:
 
     def _perform(self, payload: bytes) -> bytes:
         asked_for, call = split_options(payload)
+        if not asked_for:
+            return results.dumps_result(self._value_of(call, None))
         with options.Surroundings(asked_for):
-            self._importing = True
-            fn, args, kwargs = functions.loads_call(call)
-            self._importing = False
-            mode = asked_for.get("flow")
-            if mode is None:
-                value = fn(*args, **kwargs)
-            else:
-                from trickle._agent import channels
+            return results.dumps_result(self._value_of(call, asked_for.get("flow")))
 
-                value = channels.run(self, self._armed, mode, fn, args, kwargs)
-            if asynchronous.is_coroutine(value):
-                value = asynchronous.run(value, self._set_stopper)
-            return results.dumps_result(value)
+    def _value_of(self, call: bytes, mode: "Optional[str]") -> "Any":
+        self._importing = True
+        fn, args, kwargs = functions.loads_call(call)
+        self._importing = False
+        if mode is None:
+            value = fn(*args, **kwargs)
+        else:
+            from trickle._agent import channels
+
+            value = channels.run(self, self._armed, mode, fn, args, kwargs)
+        if asynchronous.is_coroutine(value):
+            value = asynchronous.run(value, self._set_stopper)
+        return value
 
     def _set_stopper(self, stopper: "Optional[Callable[[], None]]") -> None:
         """Have a cancel call *stopper*, from a signal handler, instead of raising."""
@@ -409,6 +427,16 @@ def flush_output() -> None:
             stream.flush()
         except Exception:  # the function closed it, or put something of its own there
             pass
+
+
+def _has_printed() -> bool:
+    """Whether something was written to stdout or stderr that the broker has not read yet."""
+    if FIONREAD is None:
+        return True
+    try:
+        return fcntl.ioctl(1, FIONREAD, NOTHING) != NOTHING or fcntl.ioctl(2, FIONREAD, NOTHING) != NOTHING
+    except OSError:  # the function has closed it, or put something of its own there
+        return True
 
 
 def _open_streams() -> None:

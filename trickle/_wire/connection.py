@@ -82,6 +82,7 @@ LINK_FRAMES = {
 }
 BULK = (frames.Data, frames.Item, frames.Output, frames.Record, frames.Modules)
 CREDITED = (frames.Data, frames.Item)  # what its receiver must have room for
+NOT_FOR_OTHERS = (Ack, Credit)  # dealt with in here
 
 
 class _Body:
@@ -215,7 +216,7 @@ class Connection:
                 self._receive_link_frame(frame, now)
             elif not self._receive_call_frame(frame):
                 continue
-            if not isinstance(frame, (Ack, Credit)):
+            if type(frame) not in NOT_FOR_OTHERS:
                 found.append(frame)
         self._failed = False
         return found
@@ -237,16 +238,18 @@ class Connection:
 
     def _receive_call_frame(self, frame: Frame) -> bool:
         """Whether the frame means anything: one for a call that has ended meanwhile does not."""
-        self._count_bulk(frame)
+        kind = type(frame)
+        if kind in BULK:
+            self._count_bulk(frame)
         state = self._move(frame, self.peer)
-        if state == ENDED and not isinstance(frame, End):
+        if state == ENDED and kind is not End:
             return False
-        call = self._calls.get(frame.id)
-        if call is not None:
+        if kind is Credit or kind in CREDITED:
+            call = self._calls[frame.id]
             if isinstance(frame, Credit):
                 call.credit += frame.size
                 self._line_up(call)
-            elif isinstance(frame, CREDITED):
+            else:
                 call.received += len(frame.payload)
                 call.room -= cost(frame)
                 if call.received > self.max_payload:
