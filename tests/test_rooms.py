@@ -42,6 +42,8 @@ PERMITTED = {
     ("trickle/_source_code.py", "trickle._agent.functions"),
     # A transfer reads and writes files at both ends, and does so by the same code.
     ("trickle/_files.py", "trickle._agent.files"),
+    ("trickle/_files.py", "trickle._agent.file_source"),
+    ("trickle/_files.py", "trickle._agent.file_target"),
     # A process that reduces results makes functions out of what _pickling.py wrote, as a host does.
     ("trickle/_reducing.py", "trickle._agent.functions"),
     ("trickle/_explanation.py", "trickle._agent.functions"),

@@ -50,6 +50,9 @@ LOADER = "_agent/loader.py"
 SENT_LATER = {
     "trickle._wire.items": "_wire/items.py",
     "trickle._agent.channels": "_agent/channels.py",
+    "trickle._agent.file_source": "_agent/file_source.py",
+    "trickle._agent.file_target": "_agent/file_target.py",
+    "trickle._agent.file_writing": "_agent/file_writing.py",
     "trickle._agent.files": "_agent/files.py",
     "trickle._agent.processes": "_agent/processes.py",
     "trickle._agent.recursion": "_agent/recursion.py",

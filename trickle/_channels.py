@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 S_contra = TypeVar("S_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
 
-Mode = Literal["stream", "channel", "process", "files"]
+Mode = Literal["stream", "channel", "process", "put", "fetch"]
 # What a host needs for it, and is sent with the first.
 MODULES: dict[str, frozenset[str]] = {
     mode: frozenset(["trickle._wire.items", "trickle._agent.channels", *more])
@@ -32,7 +32,8 @@ MODULES: dict[str, frozenset[str]] = {
         "stream": (),
         "channel": (),
         "process": ("trickle._agent.processes",),
-        "files": ("trickle._agent.files",),
+        "put": ("trickle._agent.files", "trickle._agent.file_target", "trickle._agent.file_writing"),
+        "fetch": ("trickle._agent.files", "trickle._agent.file_source"),
     }.items()
 }
 

@@ -1,6 +1,7 @@
 """Files and trees to and from a host.
 
-What is read and written at either end, and how, is _agent/files.py's business; this moves it, a message at a time.
+What is read and written at either end, and how, is the business of the agent's files; this moves it, a message at a
+time, and does not believe what a host says.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
 import trio
 
-from trickle._agent import files
+from trickle._agent import file_source, file_target, files
 from trickle._channels import Flow, open_flow
 from trickle._settings import CallOptions
 
@@ -25,7 +26,7 @@ T = TypeVar("T")
 Progress: TypeAlias = "Callable[[int, int | None], object]"
 Local: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | AsyncIterable[bytes]"
 StrOrBytesPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
-MAX_MESSAGE = 64 * 2**20  # bytes: the hashes of the blocks of a file of 500 GB
+MAX_MESSAGE = 64 * 2**20  # bytes: more than the hashes of a file's blocks, or the names of files, in one message take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class TransferOptions:
 
 
 class _Stepper:
-    """Runs what reads and writes files in a thread, one step at a time."""
+    """Runs what reads and writes files in a thread, one step at a time; a cancel ends a step between two blocks."""
 
     def __init__(self) -> None:
         self._limiter = trio.CapacityLimiter(1)  # not the program's own, which may be busy with other things
@@ -93,57 +94,69 @@ async def put(
     record: CallRecord | None = None,
 ) -> TransferResult:
     """See Host.put."""
-    arguments = ("put", os.fsencode(remote), how.for_target)
-    async with open_flow(core, "files", len, arguments, {}, _for_transfers(options), record=record) as flow:
+    source: file_source.Source | None = None
+    check = trio.from_thread.check_cancelled
+    if isinstance(local, str | os.PathLike):
+        source = file_source.Source(os.fsencode(local), f" (here, for {core.name})", check)
+    elif isinstance(local, bytes):
+        source = file_source.Given(local, check)
+    arguments = (os.fsencode(remote), how.for_target)
+    async with open_flow(core, "put", len, arguments, {}, _for_transfers(options), record=record) as flow:
         flow.link.expect_bulk()
         stepper = _Stepper()
-        special: list[bytes] = []
-        if isinstance(local, str | os.PathLike):
-            source = files.Source(os.fsencode(local))
+        if source is not None:
             await _give(flow, stepper, source, how)
-            special = source.special
         else:
-            await _give_content(flow, stepper, local, how)
+            await _give_as_it_comes(flow, stepper, local, how)
         flow.send_eof()
-        return _result(await flow.result(), special)
+        return _result(flow, await flow.result(), source.special if source is not None else [])
 
 
-async def _give(flow: Flow, stepper: _Stepper, source: files.Source, how: TransferOptions) -> None:
-    had: dict[int, list[bytes] | None] = {}
+async def _give(flow: Flow, stepper: _Stepper, source: file_source.Source, how: TransferOptions) -> None:
+    had: dict[int, bytes | None] = {}
     async with aclosing(stepper.each(source.listing())) as listing:
         async for entries in listing:
             await flow.send_plain(("list", entries))
-            answer = await _received(flow)
-            had.update(enumerate(answer, len(had)))
+            had.update(enumerate(await _what_it_has(flow, len(entries)), len(had)))
     done = 0
     async with aclosing(stepper.each(source.contents(had))) as contents:
         async for ops in contents:
             await flow.send_plain(("write", ops))
-            done = _tell(how, done, source, ops)
+            if how.progress is not None:
+                done += _done_by(ops, source.entries)
+                how.progress(done, source.total)
 
 
-async def _give_content(flow: Flow, stepper: _Stepper, local: Any, how: TransferOptions) -> None:
-    size = len(local) if isinstance(local, bytes) else -1
-    content = files.Content(size)
+async def _give_as_it_comes(flow: Flow, stepper: _Stepper, local: Any, how: TransferOptions) -> None:
+    content = file_source.Flowing()
     await flow.send_plain(("list", [content.entry]))
-    await _received(flow)
+    await _what_it_has(flow, 1)
     await flow.send_plain(("write", content.begin()))
     done = 0
     async with aclosing(_chunks(local, stepper)) as chunks:
         async for data in chunks:
             await flow.send_plain(("write", content.add(data)))
-            done += len(data)
             if how.progress is not None:
-                how.progress(done, size if size >= 0 else None)
+                done += len(data)
+                how.progress(done, None)
     await flow.send_plain(("write", content.end()))
+
+
+async def _what_it_has(flow: Flow, count: int) -> list[bytes | None]:
+    """The target's answer to *count* entries; if it has none to give, what became of it."""
+    try:
+        answer = await flow.receive()
+    except trio.EndOfChannel:
+        await flow.result()
+        raise
+    if type(answer) is not list or len(answer) != count or {type(each) for each in answer} - {bytes, type(None)}:
+        raise flow.protocol_error("in a transfer: an answer that no target of ours gives")
+    return answer
 
 
 async def _chunks(local: Any, stepper: _Stepper) -> AsyncGenerator[bytes, None]:
     """The contents, in pieces of up to a BATCH."""
-    if isinstance(local, bytes):
-        for start in range(0, len(local), files.BATCH):
-            yield local[start : start + files.BATCH]
-    elif hasattr(local, "__aiter__"):
+    if hasattr(local, "__aiter__"):
         try:
             async for data in local:
                 for start in range(0, len(data), files.BATCH):
@@ -173,56 +186,62 @@ async def fetch(
     record: CallRecord | None = None,
 ) -> TransferResult:
     """See Host.fetch."""
-    arguments: tuple[str, bytes, dict[str, Any]] = ("fetch", os.fsencode(remote), {})
-    target = files.Target(os.fsencode(local), how.for_target)
+    arguments: tuple[bytes, dict[str, Any]] = (os.fsencode(remote), {})
+    where = f" (here, from {core.name})"
+    rules = {**how.for_target, "set_id": False}  # a host has no say in who may do what here
+    target = file_target.Target(os.fsencode(local), rules, where, trio.from_thread.check_cancelled)
     try:
-        async with open_flow(core, "files", len, arguments, {}, _for_transfers(options), record=record) as flow:
+        async with open_flow(core, "fetch", len, arguments, {}, _for_transfers(options), record=record) as flow:
             flow.link.expect_bulk()
             stepper = _Stepper()
             done = 0
-            try:
-                while (message := await _message(flow)) is not None:
-                    what, value = message
-                    if what == "list":
-                        await flow.send_plain(await stepper.run(target.have, value))
-                    else:
-                        await stepper.run(target.write, value)
-                        done = _tell(how, done, target, value)
-                ended = await flow.result()
-                return _result(await stepper.run(target.finish), ended["special"])
-            except (ValueError, KeyError, IndexError, TypeError) as exc:
-                raise flow.protocol_error(f"in a transfer: {exc}") from exc
+            while (message := await _message(flow)) is not None:
+                what, value = message
+                if what == "list":
+                    await flow.send_plain(await _obey(flow, stepper, target.have, value))
+                    continue
+                await _obey(flow, stepper, target.write, value)
+                if how.progress is not None:
+                    done += _done_by(value, target.entries)
+                    how.progress(done, target.total)
+            ended = await flow.result()
+            about = await _obey(flow, stepper, target.finish)
+            special = ended.get("special") if isinstance(ended, dict) else None
+            return _result(flow, about, special)
     finally:
         target.abandon()
 
 
-async def _message(flow: Flow) -> Any:
+async def _message(flow: Flow) -> tuple[str, list[Any]] | None:
     """What the source says next; None at the end."""
     try:
-        return await flow.receive()
+        message = await flow.receive()
     except trio.EndOfChannel:
         return None
+    match message:
+        case ("list" | "write") as what, list() as value:
+            return what, value
+    raise flow.protocol_error("in a transfer: what no source of ours says")
 
 
-async def _received(flow: Flow) -> Any:
-    """The target's answer; if it has none to give, what became of it."""
+async def _obey(flow: Flow, stepper: _Stepper, fn: Callable[..., T], *args: object) -> T:
+    """Do what the source says; if that makes no sense, it is not one of ours."""
     try:
-        return await flow.receive()
-    except trio.EndOfChannel:
-        await flow.result()
-        raise
+        return await stepper.run(fn, *args)
+    except (ValueError, LookupError, TypeError, ArithmeticError) as exc:
+        raise flow.protocol_error(f"in a transfer: {exc}") from exc
 
 
-def _tell(how: TransferOptions, done: int, of: files.Source | files.Target, ops: list[files.Op]) -> int:
+def _done_by(ops: list[files.Op], entries: list[files.Entry]) -> int:
+    """Bytes of files that are in place, or on their way there, after these."""
+    done = 0
     for op in ops:
         if op[0] in (files.DATA, files.WHOLE):
             done += len(op[-1])
         elif op[0] in (files.SAME, files.HOLE):
             done += op[1]
         elif op[0] == files.UNCHANGED:
-            done += of.entries[op[1]][2]
-    if how.progress is not None:
-        how.progress(done, sum(entry[2] for entry in of.entries if entry[1] == files.FILE))
+            done += entries[op[1]][2]
     return done
 
 
@@ -230,11 +249,18 @@ def _for_transfers(options: CallOptions) -> CallOptions:
     return options.replace(max_result=MAX_MESSAGE, trust="data", allow=())
 
 
-def _result(about: dict[str, Any], special: list[bytes]) -> TransferResult:
-    return TransferResult(
-        path=os.fsdecode(about["path"]),
-        size=about["size"],
-        checksum=about["checksum"],
-        sent=about["sent"],
-        skipped=tuple(os.fsdecode(path) or "." for path in [*about["skipped"], *special]),
-    )
+def _result(flow: Flow, about: Any, special: Any) -> TransferResult:
+    match about, special:
+        case (
+            {
+                "path": bytes() as path,
+                "size": int() as size,
+                "checksum": str() as checksum,
+                "sent": int() as sent,
+                "skipped": list() as skipped,
+            },
+            list() as special,
+        ) if all(isinstance(below, bytes) for below in [*skipped, *special]):
+            names = tuple(os.fsdecode(below) or "." for below in [*skipped, *special])
+            return TransferResult(os.fsdecode(path), size, checksum, sent, names)
+    raise flow.protocol_error("in a transfer: a result that no target of ours gives")

@@ -14,7 +14,7 @@ import trio
 import trickle
 from tests import flows
 from tests.hosts import local
-from trickle._agent import files
+from trickle._agent import file_source, file_target, files
 
 SIZES = [0, 1, files.BLOCK - 1, files.BLOCK, files.BLOCK + 1, files.BATCH, files.BATCH + 1, 3_000_000]
 
@@ -302,7 +302,7 @@ async def test_an_error_while_reading_here_leaves_nothing_there(tmp_path: Path) 
 
 
 async def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    source = files.Source(os.fsencode(tmp_path / "here"))
+    source = file_source.Source(os.fsencode(tmp_path / "here"))
     (tmp_path / "here").write_bytes(bytes(files.BATCH * 3))
     list(source.listing())
 
@@ -349,7 +349,7 @@ async def test_a_part_that_nobody_resumes_is_removed_by_the_next_transfer(tmp_pa
 
 async def test_a_file_system_without_nameless_files_does_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "O_TMPFILE")
-    target = files.Target(os.fsencode(tmp_path / "there"), _OPTIONS)
+    target = file_target.Target(os.fsencode(tmp_path / "there"), _OPTIONS)
     target.have([(b"", files.FILE, 3, 0o644, 0, b"", -1, -1)])
     target.write([(files.OPEN, 0), (files.DATA, b"abc")])
     assert len(leftovers(tmp_path)) == 1
@@ -385,7 +385,7 @@ def test_nothing_is_written_outside_of_the_target(entry: tuple[object, ...], tmp
     outside = tmp_path / "outside"
     outside.mkdir()
     (tmp_path / "top").mkdir()
-    target = files.Target(os.fsencode(tmp_path / "top"), _OPTIONS)
+    target = file_target.Target(os.fsencode(tmp_path / "top"), _OPTIONS)
     target.have([(b"", files.DIRECTORY, 0, 0o755, 0, b"", -1, -1)])
     target.have([(b"link", files.LINK, 0, 0o777, 0, os.fsencode(outside), -1, -1)])
 
@@ -399,7 +399,7 @@ def test_a_directory_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "top").mkdir()
     (tmp_path / "outside").mkdir()
     (tmp_path / "top" / "link").symlink_to(tmp_path / "outside")
-    target = files.Target(os.fsencode(tmp_path / "top"), _OPTIONS)
+    target = file_target.Target(os.fsencode(tmp_path / "top"), _OPTIONS)
     target.have([(b"", files.DIRECTORY, 0, 0o755, 0, b"", -1, -1)])
 
     with pytest.raises(NotADirectoryError):
@@ -422,7 +422,7 @@ def test_contents_that_no_source_sends_are_refused(
     ops: list[tuple[object, ...]], error: type[Exception], tmp_path: Path
 ) -> None:
     (tmp_path / "there").write_text("old")
-    target = files.Target(os.fsencode(tmp_path / "there"), _OPTIONS)
+    target = file_target.Target(os.fsencode(tmp_path / "there"), _OPTIONS)
     target.have([FILE_ENTRY])
 
     with pytest.raises(error):

@@ -77,10 +77,10 @@ def run(
     channel = Channel(worker, id)
     if mode == "channel":
         return fn(channel, *args, **kwargs)
-    if mode == "files":
+    if mode in ("put", "fetch"):
         from trickle._agent import files
 
-        return files.serve(channel, *args)
+        return files.serve(channel, mode, *args)
     if mode == "process":
         from trickle._agent import processes
 

@@ -27,7 +27,8 @@ MAX_NAME = 255  # the controller gives up on a host that asks for longer names
 NEVER_ASKED = frozenset(("trickle", "__main__", "__mp_main__", "sitecustomize", "usercustomize"))
 SENT_LATER = frozenset(
     ["trickle._wire.items"]
-    + ["trickle._agent." + name for name in ("channels", "files", "processes", "recursion", "resources")]
+    + ["trickle._agent." + name for name in ("channels", "files", "file_source", "file_target", "file_writing")]
+    + ["trickle._agent." + name for name in ("processes", "recursion", "resources")]
 )
 # The standard library tries these, and does without (copy: org.python, for Jython).  A question for one would
 # cost a round trip and find nothing.
