@@ -123,8 +123,8 @@ class Target:
             self._dress(temporary, entry)
             os.replace(temporary, path)
         except BaseException as exc:
-            if made and isinstance(exc, FileNotFoundError):
-                return False  # it was swept away
+            if isinstance(exc, FileNotFoundError if made else FileExistsError):
+                return False  # it was swept away; or is another's
             file_writing.remove(temporary)
             raise
         return True
