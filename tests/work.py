@@ -453,3 +453,16 @@ def still_running(pids):
 
 def hold_the_gil():
     return sum(range(10**13))
+
+
+def compiled_files():
+    """Over there: the file names of the agent's modules that came as code."""
+    finder = next(each for each in sys.meta_path if type(each).__name__ == "AgentFinder")
+    return {name: sorted(set(file_names(code))) for name, code in finder.code.items()}
+
+
+def file_names(code):
+    yield code.co_filename
+    for part in code.co_consts:
+        if hasattr(part, "co_filename"):
+            yield from file_names(part)

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 from trickle._boot import GUARD_WORDS, boot_bytes
-from trickle._tunnels import Local
+from trickle._tunnels import Local, Sudo
 from trickle._wire.armor import END_OF_ARMOR, armored
 from trickle._wire.frames import WireError
 from trickle.abc import NONCE, Tunnel
@@ -64,6 +64,7 @@ class Handshake:
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
         self.is_armored: bool = True
+        self._is_near = all(isinstance(each, Local | Sudo) for each in chain(tunnel))
         self._boot = b""
 
     def command(self, argv: Sequence[str]) -> list[str]:
@@ -86,7 +87,7 @@ class Handshake:
 
     def boot(self, configuration: Mapping[str, object]) -> bytes:
         """What starts the agent."""
-        self._boot = boot_bytes({**configuration, "nonce": self.nonce})
+        self._boot = boot_bytes({**configuration, "nonce": self.nonce}, is_near=self._is_near)
         return self._boot
 
     def outgoing(self, data: bytes) -> bytes:

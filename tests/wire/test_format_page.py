@@ -124,7 +124,7 @@ def frame_of(text: str) -> Frame:
 
 
 def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
-    handshake = Handshake(trickle.Local())
+    handshake = Handshake(trickle.SSH("web1"))
     sent = handshake.boot({}) + handshake.outgoing(frames.encode(Ping()))
     handshake.receive(handshake.nonce[::-1].encode())
     sent += handshake.outgoing(frames.encode(Ping()))
@@ -139,7 +139,10 @@ def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
     assert zlib.crc32(b"%b\n%b\n%b" % (first, second, program)) == checksum
     assert program[-1:] == b"\n"
     assert b"start(" in zlib.decompress(binascii.a2b_base64(program))
-    assert ast.literal_eval(binascii.a2b_base64(configuration).decode("ascii")) == {"nonce": handshake.nonce}
+    assert ast.literal_eval(binascii.a2b_base64(configuration).decode("ascii")) == {
+        "nonce": handshake.nonce,
+        "compiled": (0, 0),
+    }
     assert armor[-1:] == b"." and binascii.a2b_base64(armor[:-1]) == frames.encode(Ping())
     assert frame == frames.encode(Ping())
     assert f"status {_boot.DAMAGED}" in PAGE
