@@ -40,6 +40,23 @@ async def two_tasks() -> list[int]:
     return sorted(numbers)
 
 
+async def size_of(data: bytes) -> int:
+    await trio.lowlevel.checkpoint()
+    return len(data)
+
+
+async def give_bytes(count: int) -> bytes:
+    await trio.lowlevel.checkpoint()
+    return b"x" * count
+
+
+async def import_by_name(name: str) -> str:
+    import importlib
+
+    await trio.lowlevel.checkpoint()
+    return importlib.import_module(name).__name__
+
+
 def _write(path: str, text: str) -> None:
     import os
 
