@@ -39,6 +39,12 @@ def say_and_run(path, seconds=3600):
     time.sleep(seconds)
 
 
+def say_and_flow(*args):
+    """The same for something in which things flow, of which none comes."""
+    say_and_run(args[-1])
+    return iter(())
+
+
 def write_file(path, text):
     with open(path + ".new", "w") as file:
         file.write(text)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import trio
 
 import trickle
 from tests import loops, pythons, torture, work
-from tests.hosts import file_appears, is_running, process_ends, running_below
+from tests.hosts import file_appears, is_running, local, process_ends, running_below
 from tests.requirements import require
 from tests.sshd import Sshd
 from trickle.abc import Tunnel
@@ -81,6 +82,40 @@ async def test_a_host_cancelled_a_thousand_times_stays_usable(loop: Callable[[],
         assert verdicts["cancelled"] >= 900
         assert await host.call(work.add, 1, 2) == 3
         assert len(running_below(host.info.pid)) == 1
+
+
+@pytest.fixture
+def freezer() -> Iterator[Path]:
+    """A control group whose processes can be frozen, so that not even SIGKILL ends them: the old kind does that."""
+    parent = Path("/sys/fs/cgroup/freezer")
+    if not os.access(parent, os.W_OK):
+        require("freezer", "no freezer of cgroup version 1 that we may use")
+    directory = parent / f"trickle-test-{os.getpid()}"
+    directory.mkdir()
+    yield directory
+    (directory / "freezer.state").write_text("THAWED")
+    while (directory / "cgroup.procs").read_text():
+        time.sleep(0.01)
+    directory.rmdir()
+
+
+async def test_what_sigkill_does_not_end_is_unkillable_and_told(
+    freezer: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trickle.open_host(local("web1")) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, torture.child_in_a_new_session, str(tmp_path / "pids"))
+            worker, child = (await file_appears(tmp_path / "pids")).split()
+            (freezer / "cgroup.procs").write_text(child)
+            (freezer / "freezer.state").write_text("FROZEN")
+            nursery.cancel_scope.cancel()
+
+        assert (is_running(int(worker)), is_running(int(child))) == (False, True)
+        assert host.statistics().verdicts == {"unkillable": 1}
+        assert "survived SIGKILL" in caplog.text and child in caplog.text
+        assert await host.call(work.add, 1, 2) == 3
+        (freezer / "freezer.state").write_text("THAWED")
+        await process_ends(int(child))  # SIGKILL was waiting for it
 
 
 @pytest.mark.parametrize("way", ["setpriv", "ssh"])

@@ -275,6 +275,27 @@ async def test_the_agent_keeps_deadlines_itself_when_the_controller_is_stuck(far
     assert host.statistics().verdicts == {"cancelled": 1}
 
 
+@pytest.mark.parametrize("verb", ["stream", "open_channel", "open_process"])
+async def test_the_agent_keeps_the_deadlines_of_what_flows_too(verb: str, far: Tunnel, shared: Path) -> None:
+    path = shared / "started"
+
+    async with trickle.open_host(far) as host:
+        await host.call(work.pid)
+        with trio.CancelScope(deadline=trio.current_time() + 2.0):  # in which it has to start
+            if verb == "open_process":
+                opened: contextlib.AbstractAsyncContextManager[object] = host.open_process(
+                    ["sh", "-c", f"echo $$ >{path}.new; mv {path}.new {path}; exec sleep 3600"]
+                )
+            else:
+                opened = getattr(host, verb)(work.say_and_flow, str(path))
+            async with opened:
+                pid = int(await file_appears(path))
+                while is_running(pid):  # this loop's own scope cannot act
+                    time.sleep(0.05)
+
+        assert host.statistics().verdicts == {"returned": 1, "cancelled": 1}
+
+
 async def test_an_agent_that_keeps_a_deadline_itself_knows_the_grace_period(
     far: Tunnel, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -432,6 +453,74 @@ async def test_aclose_gives_calls_of_other_tasks_their_verdicts(far: Tunnel, sha
 
 
 LEAVE = [work.leave_a_child, work.leave_a_fork, work.leave_an_orphan]
+
+
+async def test_aclose_in_a_cancelled_scope_does_not_wait_for_the_grace_period(far: Tunnel, shared: Path) -> None:
+    async def call(host: trickle.Host) -> None:
+        with contextlib.suppress(trio.ClosedResourceError):
+            await host.options(grace_period=3600).call(torture.swallows_every_base_exception, str(shared / "started"))
+
+    async with trickle.open_host(far) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(call, host)
+        pid = int(await file_appears(shared / "started"))
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await host.options(grace_period=3600).aclose()
+
+        assert not is_running(pid)
+        assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_ctrl_c_ends_the_wait_for_a_verdict_and_leaving_does_the_rest(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(_INTERRUPTED_WHILE_IT_WAITS)
+
+    done = await trio.run_process(
+        [sys.executable, str(script), str(tmp_path / "pid")], check=False, capture_stdout=True, capture_stderr=True
+    )
+
+    assert (done.stdout.decode(), done.stderr) == ("call: KeyboardInterrupt\nprogram: KeyboardInterrupt\n", b"")
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+_INTERRUPTED_WHILE_IT_WAITS = """
+import os, signal, sys, trio, trickle
+
+def swallow(path):
+    import os, time
+    with open(path + ".new", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(path + ".new", path)
+    while True:
+        try:
+            time.sleep(3600)
+        except BaseException:
+            os.kill(int(os.environ["CONTROLLER"]), 2)  # the cancel is here: its caller waits
+
+async def cancel_when_it_runs(path, scope):
+    while not os.path.exists(path):
+        await trio.sleep(0.01)
+    scope.cancel()
+
+async def main(path):
+    async with trickle.open_host(trickle.Local(python=sys.executable)) as host:
+        view = host.options(grace_period=3600, env={"CONTROLLER": str(os.getpid())})
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel_when_it_runs, path, scope)
+                try:
+                    await view.call(swallow, path)
+                except BaseException as exc:
+                    print("call:", type(exc).__name__)
+                    raise
+
+try:
+    trio.run(main, sys.argv[1])
+except BaseException as exc:
+    while isinstance(exc, BaseExceptionGroup):
+        exc = exc.exceptions[0]
+    print("program:", type(exc).__name__)
+"""
 
 
 @pytest.mark.parametrize("leave", LEAVE, ids=lambda leave: leave.__name__)

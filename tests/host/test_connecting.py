@@ -1,5 +1,6 @@
 """Connecting, and the ways in which it fails: each says which host, what happened and what to try."""
 
+import math
 import os
 import shutil
 import signal
@@ -374,8 +375,35 @@ async def test_a_silent_agent_is_a_lost_host(tmp_path: Path) -> None:
             os.kill(host.info.pid, signal.SIGCONT)
 
 
+async def test_without_a_lease_silence_is_nothing() -> None:
+    async with trickle.open_host(local(), heartbeat=0.05, lease=math.inf) as host, trio.open_nursery() as nursery:
+        os.kill(host.info.pid, signal.SIGSTOP)
+        try:
+            nursery.start_soon(host.call, work.add, 1, 2)
+            await trio.sleep(1)  # twenty heartbeats
+            assert host.statistics().state == "connected"
+        finally:
+            os.kill(host.info.pid, signal.SIGCONT)
+
+    assert host.statistics().verdicts == {"returned": 1}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the clock is Linux's")
+def test_the_agents_lease_goes_on_while_the_machine_sleeps() -> None:
+    enter = ["unshare", "--time", "--boottime", "100000"]  # in there, that is how long this machine has slept
+    if not shutil.which("unshare") or subprocess.run([*enter, "true"], capture_output=True).returncode:
+        pytest.skip("no time namespaces for us on this machine")
+    script = "import time; from trickle._agent import pipe; print(pipe._lease_clock() - time.clock_gettime(1))"
+    usual, asleep = (
+        float(subprocess.check_output([*words, PYTHON, "-c", script], cwd=Path(trickle.__file__).parents[1]))
+        for words in ((), enter)
+    )
+
+    assert round(asleep - usual, -2) == 100_000
+
+
 async def test_a_loop_that_was_blocked_for_less_than_the_lease_loses_nothing() -> None:
-    async with trickle.open_host(local(), heartbeat=0.2, lease=2.0) as host:
-        time.sleep(1.5)
+    async with trickle.open_host(local(), heartbeat=0.2, lease=4.0) as host:
+        time.sleep(2.5)
 
         assert await host.call(work.add, 1, 2) == 3
