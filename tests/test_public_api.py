@@ -1,0 +1,218 @@
+"""The names, arguments and defaults that programs rely on: nothing here changes without a line in the changelog."""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping
+
+import pytest
+import trio
+
+import trickle
+import trickle.abc
+import trickle.remote
+import trickle.testing
+
+NAMES = """
+    CallTimeout Command ConnectError Docker DockerExec Explanation Failure Group Host HostInfo HostLost HostProgress
+    HostStatistics Local MapResult ModulePolicy NotNeeded OutputLine ProtocolError RemoteChannel RemoteError
+    RemoteProcess Results SSH Session Sink Success Sudo TransferResult UnsafeResult Unsendable WorkerDied abc
+    allow hosts open_group open_host remote
+"""
+
+OPEN = (
+    "connect_timeout=30.0, heartbeat=10.0, lease=60.0, workers=16, max_open=256, max_payload=536870912, modules=None,"
+    " output=None"
+)
+TRANSFER = "*, mode=None, preserve=True, fsync=False, resume=False, progress=None"
+RUN = "*, stdin=b'', capture_stdout=False, capture_stderr=False, check=True, shell=False, cwd=None, env=None"
+OPTIONS = (
+    "*, grace_period=Ellipsis, trust=Ellipsis, allow=Ellipsis, max_result=Ellipsis, env=Ellipsis, cwd=Ellipsis,"
+    " reconnect=Ellipsis, output=Ellipsis"
+)
+TUNNEL = "name=None, python=None, python_version=None, trust='data', via=None"
+
+SIGNATURES = {
+    trickle.open_host: f"(tunnel, *, wait=True, {OPEN})",
+    trickle.open_group: f"(tunnels, *, connect_limit=32, connect_retries=0, {OPEN})",
+    trickle.allow: "(*classes)",
+    trickle.hosts: "(pattern)",
+    trickle.Local: "(name='localhost', *, python=None, python_version=None, trust='data', via=None)",
+    trickle.SSH: f"(host, *, {TUNNEL}, user=None, port=None, ssh_options=())",
+    trickle.Sudo: f"(user='root', *, {TUNNEL}, password=None)",
+    trickle.Command: f"(argv, *, {TUNNEL}, shell=False)",
+    trickle.Docker: (
+        "(name, *, python=None, python_version=None, trust='data', via=None, image, engine='docker', rm=True,"
+        " user=None, run_options=(), env=())"
+    ),
+    trickle.DockerExec: f"(container, *, {TUNNEL}, engine='docker', user=None, env=())",
+    trickle.abc.Tunnel.wrap: "(self, argv)",
+    trickle.abc.Tunnel.answers: "(self, nonce)",
+    trickle.Host.wait_connected: "(self)",
+    trickle.Host.call: "(self, fn, /, *args, **kwargs)",
+    trickle.Host.stream: "(self, fn, /, *args, **kwargs)",
+    trickle.Host.open_channel: "(self, fn, /, *args, **kwargs)",
+    trickle.Host.run_process: f"(self, command, {RUN})",
+    trickle.Host.open_process: (
+        "(self, command, *, stdin=None, stdout=None, stderr=None, shell=False, cwd=None, env=None)"
+    ),
+    trickle.Host.put: f"(self, local, remote, {TRANSFER})",
+    trickle.Host.fetch: f"(self, remote, local, {TRANSFER})",
+    trickle.Host.session: "(self)",
+    trickle.Host.reducing: "(self, fn)",
+    trickle.Host.options: f"(self, {OPTIONS})",
+    trickle.Host.open_host: f"(self, tunnel, *, wait=True, {OPEN})",
+    trickle.Host.open_group: f"(self, tunnels, *, connect_limit=32, connect_retries=0, {OPEN})",
+    trickle.Host.explain: "(self, fn, /, *args, **kwargs)",
+    trickle.Host.statistics: "(self)",
+    trickle.Host.aclose: "(self)",
+    trickle.Group.call: "(self, fn, /, *args, **kwargs)",
+    trickle.Group.as_completed: "(self, fn, /, *args, **kwargs)",
+    trickle.Group.stream: "(self, fn, /, *args, **kwargs)",
+    trickle.Group.map: "(self, fn, items)",
+    trickle.Group.filter: "(self, predicate, /, *args, **kwargs)",
+    trickle.Group.select: "(self, *patterns)",
+    trickle.Group.reducing: "(self, fn)",
+    trickle.Group.run_process: f"(self, command, {RUN})",
+    trickle.Group.put: f"(self, local, remote, {TRANSFER})",
+    trickle.Group.fetch: f"(self, remote, local, {TRANSFER})",
+    trickle.Group.wait_connected: "(self)",
+    trickle.Group.statistics: "(self)",
+    trickle.Group.options: (
+        f"(self, {OPTIONS}, timeout=Ellipsis, limit=Ellipsis, need=Ellipsis, on_failure=Ellipsis,"
+        " max_failures=Ellipsis, repeatable=Ellipsis, retries=Ellipsis, hedge=Ellipsis, progress=Ellipsis)"
+    ),
+    trickle.Session.call: "(self, fn, /, *args, **kwargs)",
+    trickle.Session.stream: "(self, fn, /, *args, **kwargs)",
+    trickle.RemoteChannel.send: "(self, value)",
+    trickle.RemoteChannel.receive: "(self)",
+    trickle.RemoteChannel.send_eof: "(self)",
+    trickle.RemoteChannel.aclose: "(self)",
+    trickle.RemoteChannel.result: "(self)",
+    trickle.RemoteProcess.wait: "(self)",
+    trickle.RemoteProcess.send_signal: "(self, sig)",
+    trickle.RemoteProcess.terminate: "(self)",
+    trickle.RemoteProcess.kill: "(self)",
+    trickle.Success: "(value)",
+    trickle.Failure: "(error)",
+    trickle.Results.successful: "(self)",
+    trickle.Results.failures: "(self)",
+    trickle.Results.raise_failures: "(self)",
+    trickle.Results.unwrap: "(self)",
+    trickle.remote.check_cancelled: "()",
+    trickle.remote.time_left: "()",
+    trickle.remote.Channel.send: "(self, value)",
+    trickle.remote.Channel.receive: "(self, timeout=None)",
+    trickle.remote.Channel.send_eof: "(self)",
+    trickle.remote.Channel.close: "(self)",
+    trickle.testing.open_memory_host: (
+        "(*, faults=(), name='memory', wait=True, connect_timeout=30.0, heartbeat=10.0, lease=60.0, workers=16,"
+        " max_open=256, max_payload=536870912, output=None)"
+    ),
+    trickle.testing.check_tunnel: "(make_tunnel)",
+}
+
+ASYNC = {
+    *(getattr(trickle.Host, name) for name in ("wait_connected", "call", "run_process", "put", "fetch", "aclose")),
+    *(getattr(trickle.Group, name) for name in ("call", "filter", "run_process", "put", "fetch", "wait_connected")),
+    *(getattr(trickle.RemoteChannel, name) for name in ("send", "receive", "send_eof", "aclose", "result")),
+    trickle.RemoteProcess.wait,
+    trickle.Session.call,
+    trickle.testing.check_tunnel,
+}
+
+FIELDS = {
+    trickle.HostInfo: "hostname pid user python python_version implementation system machine",
+    trickle.HostStatistics: (
+        "state calls_running calls_waiting workers open verdicts bytes_sent bytes_received modules_sent"
+        " seconds_since_heard"
+    ),
+    trickle.OutputLine: "host stream call text",
+    trickle.TransferResult: "path size checksum sent skipped",
+    trickle.Success: "value",
+    trickle.Failure: "error",
+}
+
+ERRORS: dict[type[Exception], tuple[type[Exception], str]] = {
+    trickle.ConnectError: (Exception, "host reason stage exit_status stderr"),
+    trickle.HostLost: (trio.BrokenResourceError, "host stderr"),
+    trickle.ProtocolError: (trickle.HostLost, "host stderr"),
+    trickle.WorkerDied: (trio.BrokenResourceError, "host exit_status signal"),
+    trickle.NotNeeded: (Exception, "host"),
+    trickle.CallTimeout: (trio.TooSlowError, "host verdict stage remote_stack"),
+    trickle.Unsendable: (TypeError, "host path"),
+    trickle.UnsafeResult: (Exception, "host"),
+}
+
+TUNNELS = (
+    trickle.Local(),
+    trickle.SSH("web1"),
+    trickle.Docker("py", image="python:3.12"),
+    trickle.DockerExec("py"),
+    trickle.Sudo(),
+    trickle.Command(("env",), name="web1"),
+)
+
+
+def test_these_names_and_no_others_are_public() -> None:
+    assert sorted(trickle.__all__) == sorted(NAMES.split())
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)
+def test_a_signature_is_what_it_was(function: Callable[..., object]) -> None:
+    signature = inspect.signature(function)
+    bare = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+
+    assert str(signature.replace(parameters=bare, return_annotation=signature.empty)) == SIGNATURES[function]
+    assert inspect.iscoroutinefunction(function) == (function in ASYNC)
+
+
+@pytest.mark.parametrize("cls", FIELDS, ids=lambda cls: cls.__name__)
+def test_what_is_told_is_a_frozen_record(cls: type) -> None:
+    assert dataclasses.is_dataclass(cls)
+    assert " ".join(field.name for field in dataclasses.fields(cls)) == FIELDS[cls]
+    assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cls", ERRORS, ids=lambda cls: cls.__name__)
+def test_an_error_says_which_host_and_is_caught_by_its_kind(cls: type[Exception]) -> None:
+    kind, attributes = ERRORS[cls]
+    error = cls("what happened", host="web1")  # type: ignore[call-arg]
+
+    assert issubclass(cls, kind)
+    assert all(hasattr(error, name) for name in attributes.split())
+    assert error.host == "web1"  # type: ignore[attr-defined]
+
+
+def test_what_was_raised_over_there_has_its_own_error() -> None:
+    assert issubclass(trickle.RemoteError, Exception)
+    assert {"host", "type_name", "remote_traceback"} <= {
+        *dir(trickle.RemoteError),
+        *trickle.RemoteError.__annotations__,
+    }
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: type(tunnel).__name__)
+def test_a_tunnel_is_frozen_and_hashable(tunnel: trickle.abc.Tunnel) -> None:
+    assert isinstance(tunnel, trickle.abc.Tunnel)
+    assert hash(tunnel) == hash(dataclasses.replace(tunnel))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        tunnel.name = "other"  # type: ignore[misc]
+    assert isinstance(tunnel.wrap(("python3", "-c", "pass")), tuple)
+
+
+def test_results_and_groups_are_mappings() -> None:
+    assert issubclass(trickle.Group, Mapping)
+    assert issubclass(trickle.Results, Mapping)
+    assert trickle.MapResult._fields == ("index", "item", "host", "result")
+    assert isinstance(inspect.getattr_static(trickle.Group, "unreachable"), property)
+
+
+def test_what_is_for_code_over_there_is_harmless_here() -> None:
+    trickle.remote.check_cancelled()
+
+    assert trickle.remote.time_left() == math.inf
+    assert trickle.remote.host_name is None
+    assert issubclass(trickle.remote.CallCancelled, BaseException)
+    assert not issubclass(trickle.remote.CallCancelled, Exception)
+    assert trickle.remote.CallCancelled().reason is None
