@@ -32,6 +32,7 @@ from trickle._wire.items import Inbox
 
 NONCE = "0123456789abcdef"
 MAX_PAYLOAD = 2**20
+MOST_PIECES = 50  # more only make it slow
 LONGEST = 5.0  # seconds that one input may take, of a few kB: this only catches what grows without bounds
 
 
@@ -64,7 +65,7 @@ def wire(data: bytes) -> None:
     role = AGENT if data[0] & 1 else CONTROLLER
     stream = frames.encode(Hello(0, frames.VERSION)) + data[2:] if data[0] & 2 else data[2:]
     whole = _heard(role, [stream])
-    size = 1 + data[1]
+    size = max(1 + data[1], len(stream) // MOST_PIECES)
     pieces = _heard(role, [stream[start : start + size] for start in range(0, len(stream), size)])
     assert whole.refused == pieces.refused
     if not whole.refused:
