@@ -281,4 +281,23 @@ def causes() -> Iterator[Cause]:
 
 def printable(text: str) -> str:
     """A host's text without what would steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return text if text.isprintable() else text.translate(_SHOWN)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text of several lines."""
+    return text.translate(_SHOWN_LINES)
+
+
+class _Shown(dict[int, str]):
+    """What `str.translate` asks: found out once for the characters that are met first."""
+
+    def __missing__(self, code: int) -> str:
+        shown = chr(code) if chr(code).isprintable() else "\N{REPLACEMENT CHARACTER}"
+        if len(self) < 4096:  # a host may send them all
+            self[code] = shown
+        return shown
+
+
+_SHOWN = _Shown({9: "\t"})
+_SHOWN_LINES = _Shown({9: "\t", 10: "\n"})

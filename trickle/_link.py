@@ -12,7 +12,7 @@ import math
 import secrets
 import sys
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import trio
@@ -22,7 +22,7 @@ from trickle import _boot, remote
 from trickle._backoff import backoff
 from trickle._cleanup import remove_leftovers
 from trickle._decoder import MsgpackDecoder
-from trickle._diagnosis import cannot_run, connect_error, printable
+from trickle._diagnosis import cannot_run, connect_error, printable, printable_lines
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
@@ -59,6 +59,10 @@ BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
 READ_SIZE = 64 * 1024  # bytes: a larger buffer is mapped and unmapped each time, which takes longer than all else
 BULK_READ_SIZE = 256 * 1024  # behind one that was full
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
+PIECE = 64 * 1024  # bytes that are heard in one go: thousands of frames, if they are small
+MANY_LINES = 1000  # and of the lines and records in them, how many until other tasks get their turn
+SPARE_WORDS = 1000  # heartbeats and notes that an agent may say beyond what it has a reason for
+LONGEST_FACT = 1000  # characters, of what an agent says of itself
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 LAST_WORDS = (
     2.0  # seconds in which what has failed may say why; it takes them only where something stays that says no more
@@ -165,6 +169,7 @@ class Link:
         self.watchers: dict[object, Callable[[], object]] = {}  # told when it has answered, and when something was sent
         self.heard_at: float = trio.current_time()
         self._connected_at = math.inf
+        self._frame_at = math.inf  # when the last one came
         self._decoder = MsgpackDecoder()
         self._connection = Connection(CONTROLLER, lambda data: self._decoder.feed(data), settings.max_payload)
         self._connection.control(Hello(0, frames.VERSION))
@@ -193,6 +198,8 @@ class Link:
         self._output_gone = trio.Event()
         self._output_gone.set()
         self._questions = 0
+        self._words = 0  # heartbeats and notes
+        self._said = 0  # lines and records since other tasks had a turn
         self._expects_bulk = False
         self._asked: trio.MemorySendChannel[str] | None = None
 
@@ -605,14 +612,22 @@ class Link:
             size = READ_SIZE if len(data) < size else BULK_READ_SIZE
             self.heard_at = trio.current_time()
             try:
-                self._receive(bytes(data))
+                for start in range(0, len(data), PIECE):
+                    if self._said >= MANY_LINES:
+                        self._said = 0
+                        await trio.lowlevel.checkpoint()
+                    self._receive(bytes(data[start : start + PIECE]))
             except WireError as exc:
-                message = f"{self.name}: it broke the rules of the wire ({exc}); this host is closed"
-                self.lose(ProtocolError(printable(message), host=self.name, stderr=self.stderr))
+                self._break_off(str(exc))
                 return
             self._has_heard = not self._attempt.is_armored
             if self._connection.has_to_send:  # credits and acknowledgements
                 self._send()
+
+    def _break_off(self, how: str) -> None:
+        """It has broken the rules."""
+        message = f"{self.name}: it broke the rules of the wire ({how}); this host is closed"
+        self.lose(ProtocolError(printable(message), host=self.name, stderr=self.stderr))
 
     def _receive(self, data: bytes) -> None:
         if self.state == "connecting":
@@ -622,8 +637,13 @@ class Link:
             if self._given_up:
                 return
         if data:
-            for frame in self._connection.receive_data(data, trio.current_time()):
+            heard = self._connection.receive_data(data, trio.current_time())
+            for frame in heard:
                 self._deliver(frame)
+            if heard:
+                self._frame_at = self.heard_at
+            elif self.heard_at > self._frame_at + 2 * self.settings.lease:
+                raise WireError(f"bytes, and no whole frame for {self.heard_at - self._frame_at:.0f} s")
 
     def _deliver(self, frame: Frame) -> None:
         match frame:
@@ -656,13 +676,23 @@ class Link:
             case Ask():
                 self._take_question(frame.payload)
             case Note():
+                self._count_word()
                 logger.log(min(frame.level, logging.ERROR), "%s: %s", self.name, _text(frame.payload))
             case Hello():
                 self._greeted(frame)
             case Ping():
-                pass
+                self._count_word()
             case _:
                 raise WireError(f"{frame!r} is not for the agent to say")
+
+    def _count_word(self) -> None:
+        """It beats, or tells of a fork that failed: so often, and of each worker, and not without end."""
+        self._words += 1
+        if self._words > SPARE_WORDS:
+            seconds = trio.current_time() - self._connected_at
+            reasons = seconds * (2 / self.settings.heartbeat + 100) + 4 * self._newest
+            if self._words > SPARE_WORDS + reasons:
+                raise WireError(f"{self._words} heartbeats and notes, in {seconds:.0f} s")
 
     def _take_question(self, name: bytes) -> None:
         self._questions += 1
@@ -711,7 +741,8 @@ class Link:
                 was_preparing = attempt.preparing
                 attempt.receive_stderr(bytes(data))
                 if self.state == "connected":
-                    logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
+                    if logger.isEnabledFor(logging.DEBUG):
+                        logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
                 elif attempt.refused or attempt.misread:
                     self._connect_scope.cancel()
                 elif attempt.preparing != was_preparing:
@@ -823,22 +854,27 @@ class Link:
             self._output.append((frame, sink))
             self._output_came.set()
 
-    def _lines(self, frame: Output) -> list[OutputLine]:
+    def _lines(self, frame: Output) -> Iterator[OutputLine]:
         stream = "stderr" if frame.stream == 2 else "stdout"
-        texts = frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
-        return [OutputLine(self.name, stream, frame.id or None, text.removesuffix("\r")) for text in texts]
+        for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
+            yield OutputLine(self.name, stream, frame.id or None, text.removesuffix("\r"))
 
     def _give_output(self, frame: Output, sink: Sink | None) -> bool:
-        """Whether the sink has taken it; a memory channel is left to the task that can wait."""
-        if isinstance(sink, trio.MemorySendChannel):
+        """Whether the sink has taken it; a memory channel, and many lines, are left to the task that can wait."""
+        count = 1 + frame.payload.count(b"\n")
+        if isinstance(sink, trio.MemorySendChannel) or count > MANY_LINES:
             return False
+        self._said += count
         for line in self._lines(frame):
-            try:
-                (sink or print_line)(line)
-            except BaseException:  # not ours to be stopped by, whatever it is
-                logger.exception("%s: the output sink failed", self.name)
+            self._give_line(line, sink or print_line)
         self._connection.delivered(frame)
         return True
+
+    def _give_line(self, line: OutputLine, sink: Callable[[OutputLine], object]) -> None:
+        try:
+            sink(line)
+        except BaseException:  # not ours to be stopped by, whatever it is
+            logger.exception("%s: the output sink failed", self.name)
 
     @trio.lowlevel.enable_ki_protection
     async def _deliver_output(self) -> None:
@@ -848,14 +884,22 @@ class Link:
                 frame, sink = self._output[0]
                 if isinstance(sink, trio.MemorySendChannel):
                     await self._send_lines(frame, sink)
-                    self._connection.delivered(frame)
-                    self._send()
                 else:
-                    self._give_output(frame, sink)
+                    await self._give_lines(frame, sink or print_line)
+                self._connection.delivered(frame)
+                self._send()
                 self._output.popleft()
             self._output_gone.set()
             self._output_came = trio.Event()
             await self._output_came.wait()
+
+    async def _give_lines(self, frame: Output, sink: Callable[[OutputLine], object]) -> None:
+        for line in self._lines(frame):
+            if self._said >= MANY_LINES:
+                self._said = 0
+                await trio.lowlevel.checkpoint()
+            self._said += 1
+            self._give_line(line, sink)
 
     async def _send_lines(self, frame: Output, sink: trio.MemorySendChannel[OutputLine]) -> None:
         try:
@@ -865,6 +909,7 @@ class Link:
             logger.debug("%s: output came after its channel was closed", self.name)
 
     def _deliver_record(self, frame: Record) -> None:
+        self._said += 1
         name, _, message = frame.payload.partition(b"\0")
         target = logging.getLogger(f"trickle.remote.{self.name}")
         if target.isEnabledFor(frame.level):
@@ -893,12 +938,13 @@ def print_line(line: OutputLine) -> None:
 
 
 def _text(data: bytes) -> str:
-    return "\n".join(map(printable, data.decode("utf-8", "backslashreplace").split("\n")))
+    return printable_lines(data.decode("utf-8", "backslashreplace"))
 
 
 def _info_from(about: dict[str, str]) -> HostInfo:
     major, minor, micro = map(int, about["python_version"].split("."))
     texts = {
-        name: printable(about[name]) for name in ("hostname", "user", "python", "implementation", "system", "machine")
+        name: printable(about[name][:LONGEST_FACT])
+        for name in ("hostname", "user", "python", "implementation", "system", "machine")
     }
     return HostInfo(pid=int(about["pid"]), python_version=(major, minor, micro), **texts)

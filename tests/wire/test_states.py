@@ -72,6 +72,11 @@ def listener_in(state: str, speaker: str) -> Connection:
     return end
 
 
+def saying(kind: type[Frame], id: int) -> Frame:
+    """Such a frame, of something: those of nothing are refused for that."""
+    return kind(id, 1 if kind in (Ack, Credit) else 0, 0, b"x")
+
+
 def state_of(end: Connection, id: int) -> str:
     if end.is_open(id):
         return end._calls[id].state
@@ -89,7 +94,9 @@ def test_a_step_is_taken_if_it_is_in_the_table_and_refused_by_name_if_not(
     state: str, speaker: str, kind: type[Frame]
 ) -> None:
     end = listener_in(state, speaker)
-    frame = kind(1)
+    if end.is_open(1):
+        end._calls[1].credit -= 1  # as if a byte had been sent, for which credit can be given
+    frame = saying(kind, 1)
 
     if (state, speaker, kind) in STATES:
         hear(end, frame)
@@ -103,11 +110,13 @@ def test_a_step_is_taken_if_it_is_in_the_table_and_refused_by_name_if_not(
 def test_a_frame_of_no_call_is_taken_from_the_end_that_may_say_it(speaker: str, kind: type[Frame]) -> None:
     end = greeted(other(speaker))
 
+    end.window.in_flight = 1  # as if a byte were on the link, which can be acknowledged
+
     if kind in LINK_FRAMES[speaker]:
-        hear(end, kind(0))
+        hear(end, saying(kind, 0))
     else:
         with pytest.raises(WireError, match=rf"^{kind.__name__}\(id=0.* is not for the {speaker} to say$"):
-            hear(end, kind(0))
+            hear(end, saying(kind, 0))
 
 
 @pytest.mark.parametrize("role", [CONTROLLER, AGENT])
@@ -186,6 +195,28 @@ def test_nothing_follows_the_last_part_of_the_arguments() -> None:
 
     with pytest.raises(WireError, match=r"Data\(id=1.*not for the controller to say of a call that is running"):
         hear(end, Data(1, 1, 0, b"c"))
+
+
+@pytest.mark.parametrize(
+    "frame", [Data(1), Output(1, 1), Record(1), Credit(1), Output(0, 1), Record(0), Ack(0)], ids=repr
+)
+def test_what_says_nothing_is_refused_since_it_need_never_end(frame: Frame) -> None:
+    controller = listener_in(RUNNING, AGENT)
+
+    with pytest.raises(WireError, match="of nothing"):
+        hear(controller, frame)
+
+
+@pytest.mark.parametrize("sent", [0, CREDIT // 2])
+def test_no_more_credit_is_given_than_was_used(sent: int) -> None:
+    controller = greeted(CONTROLLER)
+    controller.call(1, 0, bytes(sent), None)
+    all_said(controller)
+
+    hear(controller, *[Credit(1, sent)] * bool(sent))
+
+    with pytest.raises(WireError, match="credit for call 1 that had none to give"):
+        hear(controller, Credit(1, 1))
 
 
 def test_what_crosses_with_the_end_of_a_call_is_ignored() -> None:

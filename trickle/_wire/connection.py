@@ -232,6 +232,8 @@ class Connection:
         if type(frame) not in LINK_FRAMES[self.peer]:
             raise WireError("%r is not for the %s to say" % (frame, self.peer))
         if isinstance(frame, Ack):
+            if not frame.size:
+                raise WireError("%r of nothing" % (frame,))
             self.window.acked(frame.size, now)
         else:
             self._count_bulk(frame)
@@ -248,6 +250,10 @@ class Connection:
             call = self._calls[frame.id]
             if isinstance(frame, Credit):
                 call.credit += frame.size
+                if not frame.size:
+                    raise WireError("%r of nothing" % (frame,))
+                if call.credit > CREDIT:
+                    raise WireError("%d bytes of credit for call %d that had none to give" % (frame.size, frame.id))
                 self._line_up(call)
             else:
                 call.received += len(frame.payload)
@@ -261,6 +267,8 @@ class Connection:
         return True
 
     def _count_bulk(self, frame: Frame) -> None:
+        if not frame.payload and isinstance(frame, BULK) and not isinstance(frame, frames.Item):
+            raise WireError("%r of nothing" % (frame,))  # it takes nothing of any bound, and so need never end
         if isinstance(frame, frames.Output):
             self._undelivered += len(frame.payload)
             if self._undelivered > LARGEST_WINDOW:
