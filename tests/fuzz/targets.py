@@ -146,12 +146,13 @@ SEQUENCES = (tuple, list, set, frozenset, collections.deque)
 MAPPINGS = (dict, collections.OrderedDict, collections.Counter, collections.defaultdict)
 # Those that CPython 3.11's pickler writes at protocols 4 and 5, less the ones that stand for classes by number, by
 # name in text, or outside of the pickle.
-OPCODES = frozenset(  # noqa: SIM905 (as the list that it is, it would be four times as long)
+_OPCODES = (
     "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT SHORT_BINUNICODE"
     " BINUNICODE BINUNICODE8 SHORT_BINBYTES BINBYTES BINBYTES8 BYTEARRAY8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3"
     " EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS EMPTY_SET ADDITEMS FROZENSET MEMOIZE BINGET LONG_BINGET"
-    " STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD POP POP_MARK".split()
+    " STACK_GLOBAL REDUCE NEWOBJ NEWOBJ_EX BUILD POP POP_MARK"
 )
+OPCODES = frozenset(_OPCODES.split())
 
 
 def unpickling(data: bytes) -> None:

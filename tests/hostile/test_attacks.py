@@ -1,0 +1,210 @@
+"""A host that was taken over runs nothing here, reads nothing, stalls nothing, and touches no other host's calls."""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+import trickle
+from tests.hostile import victims
+from tests.hostile.attacks import ATTACKS
+from tests.hostile.victims import Point
+from tests.hostile.watch import LENIENCE, MEMORY, MEMORY_PER_BYTE, STALL, STALL_PER_MIB, Damage, watched
+from trickle import _host
+from trickle.abc import Tunnel
+from trickle.testing import open_memory_host
+
+LIAR = Path(__file__).with_name("liar.py")
+CONTROL = {chr(code) for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Taken(Tunnel):
+    """A host that was taken over."""
+
+    attack: str
+    directory: Path
+
+    def wrap(self, argv: Sequence[str]) -> tuple[str, ...]:
+        return (sys.executable, "-I", "-S", str(LIAR), self.attack, str(self.directory))
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+class Neighbour:
+    """Another host of this program, that works on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.wrong = 0
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[None]:
+        async with open_memory_host() as host, trio.open_nursery() as nursery:
+            await host.call(double, 1)
+            nursery.start_soon(self._work, host)
+            yield
+            before = self.calls
+            while self.calls < before + 3:
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+    async def _work(self, host: trickle.Host) -> None:
+        while True:
+            self.wrong += await host.call(double, self.calls) != 2 * self.calls
+            self.calls += 1
+            await trio.sleep(0.002)
+
+
+# ---- what attacks go for
+
+
+async def call(host: trickle.Host, directory: Path) -> object:
+    with trio.fail_after(60):
+        return await host.call(double, 2)
+
+
+async def call_with_a_class(host: trickle.Host, directory: Path) -> object:
+    return await host.options(allow=(Point,)).call(double, 2)
+
+
+async def call_twice(host: trickle.Host, directory: Path) -> object:
+    with contextlib.suppress(trickle.UnsafeResult):
+        await host.call(double, 2)
+    return await host.call(double, 2)
+
+
+async def stream(host: trickle.Host, directory: Path) -> object:
+    async with host.stream(range, 3) as numbers:
+        return [number async for number in numbers]
+
+
+async def process(host: trickle.Host, directory: Path) -> object:
+    return await host.run_process(["true"], capture_stdout=True)
+
+
+async def info(host: trickle.Host, directory: Path) -> object:
+    return dataclasses.astuple(await host.wait_connected())
+
+
+async def cancelled(host: trickle.Host, directory: Path) -> object:
+    view = host.options(grace_period=0)
+    await host.wait_connected()
+    async with trio.open_nursery() as nursery:
+
+        async def call_without_patience() -> None:
+            with trio.move_on_after(0.1):
+                await view.call(double, 2)
+
+        nursery.start_soon(call_without_patience)
+        return await view.call(double, 2)
+
+
+async def fetch(host: trickle.Host, directory: Path) -> object:
+    return await host.fetch("/data", directory / "fetched")
+
+
+VERBS: dict[str, Callable[[trickle.Host, Path], Awaitable[object]]] = {
+    "call": call,
+    "call, first": call,
+    "call, Point allowed": call_with_a_class,
+    "call, then another": call_twice,
+    "call, short lease": call,
+    "call, cancelled": cancelled,
+    "call, deaf sink": call,
+    "questions": call,
+    "connect": info,
+    "info": info,
+    "stream": stream,
+    "process": process,
+    "fetch": fetch,
+}
+
+
+def settings_for(verb: str) -> dict[str, Any]:
+    if verb == "call, short lease":
+        return {"lease": 0.4, "heartbeat": 0.2}
+    if verb == "call, deaf sink":
+        send, _ = trio.open_memory_channel[trickle.OutputLine](0)
+        return {"output": send}
+    return {}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Nothing is to appear in it."""
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_victims(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(_host, "VERDICT_SLACK", 0.5)  # seconds that a host has for its verdict
+    monkeypatch.setattr(victims, "ran", [])
+    caplog.set_level(logging.INFO)
+
+
+async def attacked(name: str, directory: Path) -> tuple[object, Damage, int]:
+    """What came of it: a value or an error, the damage, and how many bytes were sent for it."""
+    attack = ATTACKS[name]
+    neighbour = Neighbour()
+    verb = VERBS[attack.verb]
+    result: object = None
+    async with neighbour.working():
+        taken = Taken(name="taken", attack=name, directory=directory)
+        async with trickle.open_host(taken, wait=False, **settings_for(attack.verb)) as host:
+            with contextlib.suppress(trickle.ConnectError, trickle.HostLost):  # it is asked for again below
+                await host.wait_connected()
+            async with watched() as damage:
+                try:
+                    result = await verb(host, directory)
+                except Exception as exc:
+                    result = exc
+            sent = host.statistics().bytes_received
+    assert neighbour.calls >= 3 and not neighbour.wrong
+    return result, damage, sent
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_an_attack(
+    name: str, directory: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    attack = ATTACKS[name]
+    before = set(sys.modules)
+
+    result, damage, sent = await attacked(name, directory)
+
+    check_answer(name, result)
+    assert damage.stall < LENIENCE * (STALL + STALL_PER_MIB * sent / 2**20)
+    assert damage.memory < MEMORY + MEMORY_PER_BYTE * sent
+    if attack.verb != "fetch":
+        assert damage.suspect == []
+        assert list(directory.iterdir()) == []
+    assert victims.ran == []
+    assert not {"antigravity", "webbrowser", "secretive"} & (set(sys.modules) - before)
+    shown = capsys.readouterr()
+    assert not CONTROL & set(shown.out + shown.err)
+    for record in caplog.records:
+        assert not CONTROL & set(record.getMessage())
+
+
+def check_answer(name: str, result: object) -> None:
+    attack = ATTACKS[name]
+    if not attack.raises:
+        assert not isinstance(result, BaseException), result
+        return
+    errors = tuple(getattr(trickle, error, None) or getattr(io, error) for error in attack.raises.split("|"))
+    assert isinstance(result, errors), repr(result)
+    message = str(result)
+    assert "taken" in message
+    assert not CONTROL & set(message)
+    assert len(message) < 100_000
+    assert attack.says in message
