@@ -94,9 +94,11 @@ class PipeIn(trio.abc.SendStream):
         if self._broken:
             raise self._process._broken("the process does not read its stdin any more")
 
-    def _feed(self, count: int) -> None:
+    def _feed(self, count: int) -> bool:
+        """Whether there can be room for so much more."""
         self._credit += count
         self._more.set()
+        return count > 0 and self._credit <= PIPE_CREDIT
 
     def _break(self) -> None:
         self._broken = True
@@ -159,12 +161,14 @@ class PipeOut(trio.abc.ReceiveStream):
             self._taken = 0
         return data
 
-    def _feed(self, data: bytes) -> None:
-        if data:
-            self._data += data
-        else:
+    def _feed(self, data: bytes) -> bool:
+        """Whether there was room for so much."""
+        if not data:
             self._ended = True
+        elif not self._closed:
+            self._data += data
         self._came.set()
+        return self._closed or len(self._data) + self._taken <= PIPE_CREDIT
 
     async def aclose(self) -> None:
         """Close the pipe: a process that goes on writing to it is sent SIGPIPE."""
@@ -259,7 +263,9 @@ class RemoteProcess:
         try:
             while True:
                 try:
-                    self._take(*await self._flow.receive())
+                    message = await self._flow.receive()
+                    if not _is_message(message) or not self._take(*message):
+                        raise self._flow.protocol_error("said of a process what no agent of ours says")
                 except trio.EndOfChannel:
                     break
         except trio.Cancelled:
@@ -272,16 +278,24 @@ class RemoteProcess:
         if self._stdin is not None:
             self._stdin._break()
 
-    def _take(self, what: str, number: int, value: bytes) -> None:
-        if what == "data" and number in self._pipes:
-            self._pipes[number]._feed(value)
-        elif what == "more" and self._stdin is not None:
-            self._stdin._feed(int(value))
-        elif what == "broken" and self._stdin is not None:
-            self._stdin._break()
-        elif what == "exit":
+    def _take(self, what: str, number: int, value: Any) -> bool:
+        """Whether it can be so."""
+        if what == "exit" and type(value) is bytes and self._returncode is None:
             self._returncode, self._tail = number, value
             self._ended.set()
+        elif what == "data" and type(value) is bytes and number in self._pipes:
+            return self._pipes[number]._feed(value)
+        elif what == "more" and type(value) is int and self._stdin is not None:
+            return self._stdin._feed(value)
+        elif what == "broken" and self._stdin is not None:
+            self._stdin._break()
+        else:
+            return False
+        return True
+
+
+def _is_message(message: object) -> bool:
+    return type(message) is tuple and [type(part) for part in message[:2]] == [str, int] and len(message) == 3
 
 
 @contextlib.asynccontextmanager
@@ -316,7 +330,10 @@ async def open_process(
     }
     async with open_flow(core, "process", len, (_words(command, shell), arguments), {}, options, record=record) as flow:
         process = RemoteProcess(core.name, flow, command)
-        _, process.pid, _ = await flow.receive()
+        started = await flow.receive()
+        if not _is_message(started) or started[0] != "started":
+            raise flow.protocol_error("said of a process what no agent of ours says")
+        process.pid = started[1]
         process._open_pipes(stdin, stdout, stderr)
         flow.nursery.start_soon(process._attend)
         yield process

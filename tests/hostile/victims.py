@@ -1,8 +1,13 @@
-"""What attacks on allowed classes and on exceptions are after."""
+"""What attacks on allowed classes and on exceptions are after, and an honest function."""
 
 import os
 
 ran: list[str] = []  # what must not have been called
+
+
+def double(number: int) -> int:
+    """What is asked of all hosts."""
+    return 2 * number
 
 
 class Point:
