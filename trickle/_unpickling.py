@@ -44,6 +44,8 @@ Name = tuple[str, str]  # a class's module and qualified name
 
 # Bytes; what is smaller cannot take more than the fence's 64 MiB: an empty set is one byte, and 224 in memory.
 FENCED_SIZE: Final = 256 * 1024
+FENCE: Final = 60 * 2**20  # bytes, and for each byte of a pickle: of the 64 MiB and 16 times its size that are
+FENCE_PER_BYTE: Final = 13  # promised, copies of it take the rest
 WORK_PER_BYTE: Final = 8  # that constructors and hashing may do: an honest pickle has its data once
 SPARE_WORK: Final = 64 * 1024
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
@@ -101,7 +103,7 @@ def _load(data: bytes, allowed: Mapping[Name, type]) -> object:
     try:
         if len(data) < FENCED_SIZE:
             return _load_checked(data, allowed)
-        with memory_fence(64 * 2**20 + 16 * len(data)):
+        with memory_fence(FENCE + FENCE_PER_BYTE * len(data)):
             return _load_checked(data, allowed)
     finally:
         if collecting:

@@ -45,12 +45,34 @@ def attack(name: str, raises: str, says: str = "", verb: str = "call") -> Callab
 # ---- results
 
 
-def returns(payload: bytes, verdict: int = frames.RETURNED) -> Callable[[Liar], None]:
+# What answers a call with this number.  One host tries all of them, one after the other: it is not closed for any.
+Answer = Callable[[Liar, int], None]
+ANSWERS: dict[str, Answer] = {}
+ALL_ANSWERS = "all answers"
+
+
+def add_answer(name: str, answer: Answer, raises: str, says: str = "") -> None:
+    """Enter what answers a plain call."""
+    ANSWERS[name] = answer
+    add(name, alone(answer), "call", raises, says)
+
+
+def alone(answer: Answer) -> Callable[[Liar], None]:
     def run(liar: Liar) -> None:
         liar.hello()
-        liar.end(liar.next_call(), verdict, payload)
+        answer(liar, liar.next_call())
 
     return run
+
+
+def all_answers(liar: Liar) -> None:
+    liar.hello()
+    for answer in ANSWERS.values():
+        answer(liar, liar.next_call())
+
+
+def returns(payload: bytes, verdict: int = frames.RETURNED) -> Answer:
+    return lambda liar, id: liar.end(id, verdict, payload)
 
 
 def shell(liar: Liar) -> bytes:
@@ -58,14 +80,9 @@ def shell(liar: Liar) -> bytes:
     return text(f"touch {liar.directory}/ran") + b"\x85"
 
 
-def runs(body: Callable[[bytes], bytes]) -> Callable[[Liar], None]:
+def runs(body: Callable[[bytes], bytes]) -> Answer:
     """A result that is to run a command here; *body* is given the pickled arguments of os.system."""
-
-    def run(liar: Liar) -> None:
-        liar.hello()
-        liar.end(liar.next_call(), payload=b"\x80\x04" + body(shell(liar)) + b".")
-
-    return run
+    return lambda liar, id: liar.end(id, payload=pickled(body(shell(liar))))
 
 
 def old(opcode: bytes, module: str, name: str) -> bytes:
@@ -116,7 +133,7 @@ RUNS: Mapping[str, Callable[[bytes], bytes]] = {
     "what the rehearsal calls a text": lambda command: global_("", "text") + b")R",
 }
 for name, body in RUNS.items():
-    add(f"result: {name}", runs(body), "call", "UnsafeResult")
+    add_answer(f"result: {name}", runs(body), "UnsafeResult")
 
 BOMBS: Mapping[str, bytes] = {
     "nine bytes for 8 GiB": bytes.fromhex("80045d72000000202e"),
@@ -164,7 +181,7 @@ BOMBS: Mapping[str, bytes] = {
     **{name: pickled(body) for name, body in COSTLY.items()},
 }
 for name, payload in BOMBS.items():
-    add(f"result: {name}", returns(payload), "call", "UnsafeResult")
+    add_answer(f"result: {name}", returns(payload), "UnsafeResult")
 
 HARMLESS: Mapping[str, bytes] = {
     "a list in itself": pickled(b"]\x94h\x00a"),
@@ -175,7 +192,7 @@ HARMLESS: Mapping[str, bytes] = {
     ),
 }
 for name, payload in HARMLESS.items():
-    add(f"result: {name}", returns(payload), "call", "")
+    add_answer(f"result: {name}", returns(payload), "")
 
 WITH_CLASS: Mapping[str, bytes] = {  # the program has allowed tests.hostile.victims.Point
     "an allowed class that is called": call("tests.hostile.victims", "Point", b"K\x01K\x02\x86"),
@@ -187,7 +204,7 @@ WITH_CLASS: Mapping[str, bytes] = {  # the program has allowed tests.hostile.vic
     "another class of that module": global_("tests.hostile.victims", "Other") + b")\x81",
 }
 for name, body in WITH_CLASS.items():
-    add(f"result: {name}", returns(pickled(body)), "call, Point allowed", "UnsafeResult")
+    add(f"result: {name}", alone(returns(pickled(body))), "call, Point allowed", "UnsafeResult")
 
 
 @attack("result: of another size than max_result allows", "UnsafeResult", "max_result")
@@ -206,7 +223,7 @@ def _(liar: Liar) -> None:
 # ---- errors
 
 
-def raises(description: object) -> Callable[[Liar], None]:
+def raises(description: object) -> Answer:
     return returns(pickle.dumps(description, 4), frames.RAISED)
 
 
@@ -253,7 +270,7 @@ ERRORS: Mapping[str, Mapping[str, Any]] = {
     "a format string": {"text": "%s%s%n{0.__class__}", "args": ("%s{}",)},
 }
 for name, changes in ERRORS.items():
-    add(f"error: {name}", raises({**DESCRIPTION, **changes}), "call", "RemoteError")
+    add_answer(f"error: {name}", raises({**DESCRIPTION, **changes}), "RemoteError")
 
 NO_ERRORS: Mapping[str, object] = {
     "a number": 5,
@@ -273,12 +290,8 @@ def own_child() -> dict[str, Any]:
 
 
 for name, something in NO_ERRORS.items():
-    add(f"error: {name}", raises(own_child() if something is None else something), "call", "UnsafeResult")
-
-
-@attack("error: of 2 MiB", "UnsafeResult")
-def _(liar: Liar) -> None:
-    raises({**DESCRIPTION, "text": "x" * 2 * MEBIBYTE})(liar)
+    add_answer(f"error: {name}", raises(own_child() if something is None else something), "UnsafeResult")
+add_answer("error: of 2 MiB", raises({**DESCRIPTION, "text": "x" * 2 * MEBIBYTE}), "UnsafeResult")
 
 
 # ---- the wire: what comes instead of frames

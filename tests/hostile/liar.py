@@ -137,6 +137,7 @@ class Liar:
 
     def end(self, id: int, verdict: int = frames.RETURNED, payload: bytes = b"\x80\x04N.", detail: int = 0) -> None:
         """Say how a call ended, as an honest agent does: its result in pieces, if it is large."""
+        self._given = 0
         while len(payload) > frames.CHUNK:
             self.give_room(id)
             self.say(frames.Data(id, 0, 0, payload[: frames.CHUNK]))
@@ -178,7 +179,7 @@ def main() -> None:
     name, directory = sys.argv[1:]
     attacks: Any = importlib.import_module("tests.hostile.attacks")
     liar = Liar(directory)
-    attacks.ATTACKS[name].run(liar)
+    (attacks.all_answers if name == attacks.ALL_ANSWERS else attacks.ATTACKS[name].run)(liar)
     liar.stay()
 
 

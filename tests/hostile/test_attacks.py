@@ -5,7 +5,8 @@ import dataclasses
 import io
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import trio
 
 import trickle
 from tests.hostile import victims
-from tests.hostile.attacks import ATTACKS
+from tests.hostile.attacks import ALL_ANSWERS, ANSWERS, ATTACKS
 from tests.hostile.victims import Point, double
-from tests.hostile.watch import LENIENCE, MEMORY, MEMORY_PER_BYTE, STALL, STALL_PER_MIB, Damage, watched
+from tests.hostile.watch import LENIENCE, MEMORY, MEMORY_PER_BYTE, STALL, STALL_PER_MIB, watched
 from trickle import _host, _link
 from trickle.abc import Tunnel
 from trickle.testing import open_memory_host
@@ -141,7 +142,8 @@ VERBS: dict[str, Callable[[trickle.Host, Path], Awaitable[object]]] = {
 }
 
 
-def settings_for(verb: str) -> dict[str, Any]:
+def settings_for(name: str) -> dict[str, Any]:
+    verb = ATTACKS[name].verb if name in ATTACKS else ""
     if verb == "call, short lease":
         return {"lease": 0.4, "heartbeat": 0.2}
     if verb == "questions":
@@ -166,48 +168,69 @@ def settings_of_the_victims(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     caplog.set_level(logging.INFO)
 
 
-async def attacked(name: str, directory: Path) -> tuple[object, Damage, int]:
-    """What came of it: a value or an error, the damage, and how many bytes were sent for it."""
-    attack = ATTACKS[name]
+@contextlib.asynccontextmanager
+async def taken(name: str, directory: Path) -> AsyncIterator[trickle.Host]:
+    """A host that does this, beside one that is well."""
     neighbour = Neighbour()
-    verb = VERBS[attack.verb]
-    result: object = None
     async with neighbour.working():
-        taken = Taken(name="taken", attack=name, directory=directory)
-        async with trickle.open_host(taken, wait=False, **settings_for(attack.verb)) as host:
+        tunnel = Taken(name="taken", attack=name, directory=directory)
+        async with trickle.open_host(tunnel, wait=False, **settings_for(name)) as host:
             if not name.startswith("hello"):
                 await host.wait_connected()
-            async with watched() as damage:
-                try:
-                    result = await verb(host.options(grace_period=0.1), directory)
-                except Exception as exc:
-                    result = exc
-            sent = host.statistics().bytes_received
+            yield host.options(grace_period=0.1)
     assert neighbour.calls >= 3 and not neighbour.wrong
-    return result, damage, sent
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-async def test_an_attack(
-    name: str, directory: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
-    attack = ATTACKS[name]
+async def attacked(name: str, host: trickle.Host, directory: Path) -> object:
+    """What came of one attack, a value or an error, which has done no damage that it must not."""
     before = set(sys.modules)
-
-    result, damage, sent = await attacked(name, directory)
-
-    check_answer(name, result)
-    assert damage.stall < LENIENCE * (STALL + STALL_PER_MIB * sent / 2**20)
-    assert damage.memory < MEMORY + MEMORY_PER_BYTE * sent
-    if attack.verb != "fetch":
+    sent_before = host.statistics().bytes_received
+    async with watched() as damage:
+        try:
+            result = await VERBS[ATTACKS[name].verb](host, directory)
+        except Exception as exc:
+            result = exc
+    sent = host.statistics().bytes_received - sent_before
+    assert damage.stall < LENIENCE * (STALL + STALL_PER_MIB * sent / 2**20), (name, damage.stall)
+    assert damage.memory < MEMORY + MEMORY_PER_BYTE * sent, (name, damage.memory)
+    if ATTACKS[name].verb != "fetch":
         assert [event for event in damage.suspect if str(LIAR) not in event] == []  # its own tunnel starts there
         assert list(directory.iterdir()) == []
     assert victims.ran == []
     assert not {"antigravity", "webbrowser", "secretive"} & (set(sys.modules) - before)
+    check_answer(name, result)
+    return result
+
+
+@pytest.fixture
+def nothing_steers_a_terminal(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Neither what is printed nor what is logged."""
+    yield
     shown = capsys.readouterr()
     assert not CONTROL & set(shown.out + shown.err)
-    for record in caplog.records:
+    for record in caplog.get_records("call"):
         assert not CONTROL & set(record.getMessage())
+
+
+@pytest.mark.usefixtures("nothing_steers_a_terminal")
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ANSWERS])
+async def test_an_attack(name: str, directory: Path) -> None:
+    async with taken(name, directory) as host:
+        await attacked(name, host, directory)
+
+
+@pytest.mark.usefixtures("nothing_steers_a_terminal")
+async def test_all_answers_one_after_the_other(directory: Path) -> None:
+    async with taken(ALL_ANSWERS, directory) as host:
+        for name in ANSWERS:
+            await attacked(name, host, directory)
+
+
+def test_there_are_attacks_of_each_kind() -> None:
+    kinds = Counter(name.partition(":")[0] for name in ATTACKS)
+
+    assert sum(kinds.values()) >= 200
+    assert set(kinds) >= {"result", "error", "wire", "flow", "hello", "flood", "output", "modules"}
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +256,7 @@ def check_answer(name: str, result: object) -> None:
             assert set(result.values()) <= {"missing", "package", "files: ", "files: __init__.py"}, result
         return
     errors = tuple(getattr(trickle, error, None) or getattr(io, error) for error in attack.raises.split("|"))
-    assert isinstance(result, errors), repr(result)
+    assert isinstance(result, errors), (name, result)
     message = str(result)
     assert "taken" in message
     assert not CONTROL & set(message)
