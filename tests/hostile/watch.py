@@ -42,7 +42,8 @@ class Damage:
 
     Attributes:
       stall: seconds of processor time in which the loop gave nobody a turn, at the longest.
-      memory: bytes that this process grew by, at its largest.
+      memory: bytes that this process grew by, at its largest, in what it uses or in what it has mapped, whichever is
+        less: what was mapped before, and not used, may come into use by chance.
       suspect: what was run or opened for writing.
     """
 
@@ -58,7 +59,7 @@ async def watched() -> AsyncIterator[Damage]:
     global _noted
     _install()
     damage = Damage()
-    before = _forget_peak()
+    used, mapped = _forget_peak(), _status("VmSize")
     _noted = damage.suspect
     try:
         async with trio.open_nursery() as nursery:
@@ -69,7 +70,7 @@ async def watched() -> AsyncIterator[Damage]:
                 nursery.cancel_scope.cancel()
     finally:
         _noted = None
-        damage.memory = _peak() - before
+        damage.memory = min(_status("VmHWM") - used, _status("VmPeak") - mapped)
 
 
 async def _time_turns(damage: Damage) -> None:
@@ -92,23 +93,16 @@ def _install() -> None:
 
 
 def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
+    """A figure of this process, in bytes; 0 where there is none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
     return 0
 
 
 def _forget_peak() -> int:
-    """Have the kernel count the peak from now on, and return what it is now; 0 where it does not."""
-    try:
+    """Have the kernel count the peak of what is used from now on, and return what that is now."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return 0
     return _status("VmRSS")
-
-
-def _peak() -> int:
-    try:
-        return _status("VmHWM")
-    except OSError:
-        return 0
