@@ -56,6 +56,10 @@ class Flow:
 
     async def receive(self) -> Any:
         """What the function sends next; see RemoteChannel.receive."""
+        return self.core.read_result(await self.receive_payload(), self.options)
+
+    async def receive_payload(self) -> bytes:
+        """The same before it is read."""
         inbox = self.call.inbox
         assert inbox is not None
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -65,7 +69,7 @@ class Flow:
         if self.closed:
             raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
         if len(inbox):
-            return self.core.read_result(self.link.take_item(self.call), self.options)
+            return self.link.take_item(self.call)
         if self.call.finished.is_set():
             await self.outcome()
         raise trio.EndOfChannel
@@ -88,7 +92,11 @@ class Flow:
 
     async def send_plain(self, value: object) -> None:
         """Send plain data when there is room; if nobody takes it, raise what has become of the function."""
-        if not await self.link.send_item(self.call, _plain(value)):
+        await self.send_payload(_plain(value))
+
+    async def send_payload(self, payload: bytes) -> None:
+        """The same for what needs no packing."""
+        if not await self.link.send_item(self.call, payload):
             await self.result()
             raise trio.BrokenResourceError(f"{self.core.name}: the function takes nothing more from this channel")
 

@@ -6,9 +6,11 @@ time, and does not believe what a host says.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator
+import pickle
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 
@@ -116,12 +118,12 @@ async def _give(flow: Flow, stepper: _Stepper, source: file_source.Source, how: 
     had: dict[int, bytes | None] = {}
     async with aclosing(stepper.each(source.listing())) as listing:
         async for entries in listing:
-            await flow.send_plain(("list", entries))
+            await _send(flow, ("list", entries))
             had.update(enumerate(await _what_it_has(flow, len(entries)), len(had)))
     done = 0
     async with aclosing(stepper.each(source.contents(had))) as contents:
         async for ops in contents:
-            await flow.send_plain(("write", ops))
+            await _send_ops(flow, ops)
             if how.progress is not None:
                 done += _done_by(ops, source.entries)
                 how.progress(done, source.total)
@@ -129,23 +131,23 @@ async def _give(flow: Flow, stepper: _Stepper, source: file_source.Source, how: 
 
 async def _give_as_it_comes(flow: Flow, stepper: _Stepper, local: Any, how: TransferOptions) -> None:
     content = file_source.Flowing()
-    await flow.send_plain(("list", [content.entry]))
+    await _send(flow, ("list", [content.entry]))
     await _what_it_has(flow, 1)
-    await flow.send_plain(("write", content.begin()))
+    await _send_ops(flow, content.begin())
     done = 0
     async with aclosing(_chunks(local, stepper)) as chunks:
         async for data in chunks:
-            await flow.send_plain(("write", content.add(data)))
+            await _send_ops(flow, content.add(data))
             if how.progress is not None:
                 done += len(data)
                 how.progress(done, None)
-    await flow.send_plain(("write", content.end()))
+    await _send_ops(flow, content.end())
 
 
 async def _what_it_has(flow: Flow, count: int) -> list[bytes | None]:
     """The target's answer to *count* entries; if it has none to give, what became of it."""
     try:
-        answer = await flow.receive()
+        answer, _ = await _receive(flow)
     except trio.EndOfChannel:
         await flow.result()
         raise
@@ -198,7 +200,7 @@ async def fetch(
             while (message := await _message(flow)) is not None:
                 what, value = message
                 if what == "list":
-                    await flow.send_plain(await _obey(flow, stepper, target.have, value))
+                    await _send(flow, await _obey(flow, stepper, target.have, value))
                     continue
                 await _obey(flow, stepper, target.write, value)
                 if how.progress is not None:
@@ -215,21 +217,48 @@ async def fetch(
 async def _message(flow: Flow) -> tuple[str, list[Any]] | None:
     """What the source says next; None at the end."""
     try:
-        message = await flow.receive()
+        message, contents = await _receive(flow)
     except trio.EndOfChannel:
         return None
     match message:
-        case ("list" | "write") as what, list() as value:
-            return what, value
+        case "list", list() as value:
+            return "list", value
+        case "write", list() as value:
+            with _protocol_errors(flow):
+                return "write", files.put_contents(value, contents)
     raise flow.protocol_error("in a transfer: what no source of ours says")
 
 
-async def _obey(flow: Flow, stepper: _Stepper, fn: Callable[..., T], *args: object) -> T:
-    """Do what the source says; if that makes no sense, it is not one of ours."""
+async def _send(flow: Flow, value: object, contents: Sequence[bytes] = ()) -> None:
+    await flow.send_payload(files.join_message(pickle.dumps(value, 4), list(contents)))
+
+
+async def _send_ops(flow: Flow, ops: list[files.Op]) -> None:
+    ops, contents = files.take_contents(ops)
+    await _send(flow, ("write", ops), contents)
+
+
+async def _receive(flow: Flow) -> tuple[Any, memoryview]:
+    """What the other side says, by the rules for results, and the contents that it speaks of."""
+    payload = await flow.receive_payload()
+    with _protocol_errors(flow):
+        head, contents = files.split_message(payload)
+    return flow.core.read_result(head, flow.options), contents
+
+
+@contextlib.contextmanager
+def _protocol_errors(flow: Flow) -> Iterator[None]:
+    """What makes no sense is not from one of ours."""
     try:
-        return await stepper.run(fn, *args)
+        yield
     except (ValueError, LookupError, TypeError, ArithmeticError) as exc:
         raise flow.protocol_error(f"in a transfer: {exc}") from exc
+
+
+async def _obey(flow: Flow, stepper: _Stepper, fn: Callable[..., T], *args: object) -> T:
+    """Do what the source says."""
+    with _protocol_errors(flow):
+        return await stepper.run(fn, *args)
 
 
 def _done_by(ops: list[files.Op], entries: list[files.Entry]) -> int:

@@ -30,9 +30,17 @@ class Channel(remote.Channel):
     def send(self, value: "Any") -> None:
         if self._closed:
             raise ValueError("this channel is closed for sending")
-        self._worker.send(*cut(self._id, results.dumps_result(value)))
+        self.send_payload(results.dumps_result(value))
+
+    def send_payload(self, payload: bytes) -> None:
+        """Send what needs no packing."""
+        self._worker.send(*cut(self._id, payload))
 
     def receive(self, timeout: "Optional[float]" = None) -> "Any":
+        return functions.loads_call(self.receive_payload(timeout))[1][0]
+
+    def receive_payload(self, timeout: "Optional[float]" = None) -> bytes:
+        """What the caller sends next, before it is read."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             if self._deaf:
@@ -42,7 +50,7 @@ class Channel(remote.Channel):
             if len(self._inbox):
                 payload, granted = self._inbox.take()
                 self._grant(granted)
-                return functions.loads_call(payload)[1][0]
+                return payload
             self._grant(0)
             if self._inbox.eof:
                 raise EOFError("the other end sends nothing more")

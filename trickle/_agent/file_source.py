@@ -283,15 +283,16 @@ def holes_of(file: "Any") -> "List[Tuple[int, int]]":
     return holes
 
 
-def send(channel: "Any", path: bytes) -> "Dict[str, Any]":
+def send(messages: files.Messages, path: bytes) -> "Dict[str, Any]":
     """Be the far end of ``fetch``."""
     source = Source(path)
     had: "Dict[int, Optional[bytes]]" = {}
     for batch in source.listing():
         if batch:
-            channel.send(("list", batch))
-            had.update(enumerate(channel.receive(), len(had)))
+            messages.send(("list", batch), [])
+            had.update(enumerate(messages.receive()[0], len(had)))
     for ops in source.contents(had):
         if ops:
-            channel.send(("write", ops))
+            ops, contents = files.take_contents(ops)
+            messages.send(("write", ops), contents)
     return {"special": source.special}

@@ -367,15 +367,18 @@ def umask() -> int:
     return mask
 
 
-def receive(channel: "Any", path: bytes, options: "Dict[str, Any]") -> "Dict[str, Any]":
+def receive(messages: files.Messages, path: bytes, options: "Dict[str, Any]") -> "Dict[str, Any]":
     """Be the far end of ``put``."""
     target = Target(path, options)
     try:
-        for what, value in channel:
+        while True:
+            try:
+                (what, value), contents = messages.receive()
+            except EOFError:
+                return target.finish()
             if what == "list":
-                channel.send(target.have(value))
+                messages.send(target.have(value), [])
             else:
-                target.write(value)
-        return target.finish()
+                target.write(files.put_contents(value, contents))
     finally:
         target.abandon()

@@ -8,6 +8,7 @@ right.  Either may be at either end.  How all this gets there is channels.py's a
 import errno
 import hashlib
 import os
+import pickle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 BLOCK = 128 * 1024  # bytes that are compared, and sent again if they differ; more of files that have too many of them
 MOST_BLOCKS = 2**20  # of one file: what is told of them takes 16 MiB
-BATCH = 256 * 1024  # bytes of contents in one message
+BATCH = 512 * 1024  # bytes of contents in one message: fewer take more turns, more are no faster
 LISTED = 1000  # entries in one message
 DIGEST = 16  # bytes of a block's hash
 FILE, DIRECTORY, LINK, OTHER = "file", "directory", "link", "other"
 # What a Source gives for the file with a number: all of it in one, or piece by piece.
 WHOLE, OPEN, DATA, SAME, HOLE, COMMIT, UNCHANGED = range(7)
+WITH_CONTENTS = (WHOLE, DATA)  # which are the last of what they say
 
 
 def block_size(size: int) -> int:
@@ -126,13 +128,76 @@ READING = {
 }
 
 
+# ---- messages: something pickled, and behind it the contents that it speaks of
+
+
+def join_message(head: bytes, contents: "List[bytes]") -> bytes:
+    return b"".join([len(head).to_bytes(4, "big"), head, *contents])
+
+
+def split_message(message: bytes) -> "Tuple[bytes, memoryview]":
+    """What is pickled of it, and the contents.
+
+    Raises:
+      ValueError: it is no message.
+    """
+    end = 4 + int.from_bytes(message[:4], "big")
+    if not 4 < end <= len(message):
+        raise ValueError("a message of %d bytes that ends before it has begun" % len(message))
+    return message[4:end], memoryview(message)[end:]
+
+
+def take_contents(ops: "List[Op]") -> "Tuple[List[Op], List[bytes]]":
+    """The same with the sizes of the contents instead of them, and the contents."""
+    contents = [op[-1] for op in ops if op[0] in WITH_CONTENTS]
+    return [(*op[:-1], len(op[-1])) if op[0] in WITH_CONTENTS else op for op in ops], contents
+
+
+def put_contents(ops: "List[Op]", contents: memoryview) -> "List[Op]":
+    """The reverse.
+
+    Raises:
+      ValueError: they do not fit.
+    """
+    found: "List[Op]" = []
+    start = 0
+    for op in ops:
+        if op[0] in WITH_CONTENTS:
+            end = start + op[-1]
+            if not start <= end <= len(contents):
+                raise ValueError("%r bytes of %d" % (op[-1], len(contents) - start))
+            op = (*op[:-1], contents[start:end])
+            start = end
+        found.append(op)
+    if start != len(contents):
+        raise ValueError("%d bytes of contents too many" % (len(contents) - start))
+    return found
+
+
+class Messages:
+    """What goes to the other side and comes from it, at the far end of a channel."""
+
+    def __init__(self, channel: "Any") -> None:
+        self._channel = channel
+
+    def send(self, value: "Any", contents: "List[bytes]") -> None:
+        from trickle._agent import results
+
+        self._channel.send_payload(join_message(results.dumps_result(value), contents))
+
+    def receive(self) -> "Tuple[Any, memoryview]":
+        """Raises EOFError at the end."""
+        head, contents = split_message(self._channel.receive_payload())
+        return pickle.loads(head), contents
+
+
 def serve(channel: "Any", verb: str, path: bytes, options: "Dict[str, Any]") -> "Any":
     """The far end of a transfer: the target of ``put``, the source of ``fetch``."""
     path = os.path.expanduser(path)
     if verb == "put":
         from trickle._agent import file_target
 
-        return file_target.receive(channel, path, options)
+        return file_target.receive(Messages(channel), path, options)
     from trickle._agent import file_source
 
-    return file_source.send(channel, path)
+    return file_source.send(Messages(channel), path)
