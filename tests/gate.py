@@ -4,6 +4,7 @@ So a test can stay in a certain stage of somebody else's conversation for as lon
 """
 
 import contextlib
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -26,11 +27,22 @@ class Gate:
         self._pattern: re.Pattern[bytes] | None = None
         self._holds_answer = False
         self._opened = trio.Event()
+        self._pieces_left = math.inf
 
     def hold(self, pattern: bytes, *, answer: bool = False) -> None:
         """Hold the first request in which this stands; or let it through, and hold its answer."""
         self._pattern = re.compile(pattern)
         self._holds_answer = answer
+
+    def hold_after(self, pieces: int) -> None:
+        """Hold all that comes after so many pieces of the conversation, whoever said them."""
+        self._pieces_left = pieces
+
+    async def _pass_piece(self) -> None:
+        self._pieces_left -= 1
+        if self._pieces_left < 0:
+            self.reached.set()
+            await self._opened.wait()
 
     def open(self) -> None:
         """Let through what is held."""
@@ -53,6 +65,7 @@ class Gate:
                     self.reached.set()
                     if not self._holds_answer:
                         await self._opened.wait()
+                await self._pass_piece()
                 await server.send_all(data)
             await server.send_eof()
 
@@ -61,6 +74,7 @@ class Gate:
             async for data in server:
                 if held.is_set():
                     await self._opened.wait()
+                await self._pass_piece()
                 await client.send_all(data)
             await client.send_eof()
 

@@ -1071,7 +1071,8 @@ async def open_host(
       heartbeat: seconds between signs of life, both ways.
       lease: seconds of silence after which each end takes the other for lost; ``math.inf`` for debuggers.
       workers: how many plain calls run at once; more of them wait.
-      max_open: how many sessions, streams, channels and processes may be open at once.
+      max_open: how many sessions, streams, channels and processes may be open at once; more of them wait to be opened,
+        so one that is opened inside of another's block needs room for both.
       max_payload: bytes that the arguments or the result of one call may take.
       modules: what of this program's modules the host may have; everything by default.
       output: where printed lines go: a callable, or a trio memory channel, of OutputLine; by default to this
