@@ -25,6 +25,7 @@ EVENTS = {
     ladder.WORKER_FREE: "a worker is free",
     ladder.NO_WORKER: "none can be started",
     ladder.LOADED: "they are complete",
+    ladder.TAKEN_BACK: "its worker had not begun it",
     ladder.CANCEL: "cancel, deadline or closing",
     ladder.GRACE_OVER: "the grace period is over",
     ladder.TOLD: f"it is known, or {STACK_PATIENCE:g} s are over",
@@ -56,7 +57,9 @@ def picture() -> str:
 
 def way_out(state: str, event: str, after: str, verdict: int | None) -> str:
     """One way to leave a state that is not the step down."""
-    name = ANSWERS[event] if verdict == ITS_OWN else VERDICTS[verdict or 0]
+    if verdict is None:
+        return f"{EVENTS[event] + ' ':─<34}► {after}"
+    name = ANSWERS[event] if verdict == ITS_OWN else VERDICTS[verdict]
     where = "" if after in (state, ENDED) else f"{after}: "
     return f"{EVENTS[event] + ' ':─<34}► {where}{name}"
 

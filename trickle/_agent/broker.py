@@ -27,8 +27,10 @@ from trickle._agent.ladder import (
     LOADING,
     NO_WORKER,
     QUESTIONED,
+    RUNNING,
     SURVIVED,
     TAINTED_ANSWER,
+    TAKEN_BACK,
     TERM_OVER,
     TERMINATED,
     TOLD,
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 PATIENCE = 0.005  # seconds that a call waits for a worker to come free before a new one is forked
+AHEAD = 8  # calls that a worker is handed beside the one that it runs, which has begun less than PATIENCE ago
+MOST_AT_ONCE = 32  # frames of one worker: then it is the others' turn
 BACKSTOP = 1.0  # seconds past its deadline that a call is left to the controller's own scope
 STACK_LOOK = 0.005  # seconds between looks for a stack that was asked for
 STACK_PATIENCE = 1.0  # seconds in which it has to come; a process that is stopped writes none
@@ -152,6 +156,9 @@ class Broker:
             due = min(due, self.reaper.next_look)
         if self.waiting and self._may_fork():
             due = min(due, self.waiting[0].arrived + PATIENCE)
+        for worker in self.workers:
+            if worker.ahead:
+                due = min(due, worker.since + PATIENCE)
         timeout = min(LONGEST_POLL, max(0.0, due - time.monotonic()) * 1000)
         # Rounded up: a timer that is not due yet must not make the loop spin.
         return self.poller.poll(int(timeout) + (timeout > int(timeout)))
@@ -258,6 +265,8 @@ class Broker:
         task = self.tasks.get(frame.id)
         if task is None:
             return
+        if task.holder is not None:
+            self._take_back(task.holder)  # it has been told the old deadline
         never = frame.timeout_ms == frames.NEVER
         task.deadline = None if never else time.monotonic() + frame.timeout_ms / 1000.0
         if not never:
@@ -280,7 +289,7 @@ class Broker:
             self.bundles.append(b"".join(self.bundle))
             self.bundle = []
             for worker in self.workers:
-                worker.give_bundles(self.bundles)
+                self._give_bundles(worker)
                 self._watch(worker)
 
     def _on_close(self, frame: Close) -> None:
@@ -326,6 +335,13 @@ class Broker:
 
     def _cancel(self, task: Task, frame: Cancel) -> None:
         """Nobody wants this call any more.  What has not started never will; what runs is asked to stop."""
+        if task.holder is not None:
+            self._look_where(task, task.holder)
+            if task.holder is not None:
+                task.unwanted = frame
+                return
+        elif task.worker is not None:
+            self._take_back(task.worker)  # this one too, if it has not begun
         task.torn = self.connection.drop(task.id) or task.torn
         self.connection.disown_output(task.id)
         worker = task.worker
@@ -433,6 +449,9 @@ class Broker:
             self._look_for_deaths()
         if self.session_queues:
             self._start_sessions()
+        for worker in self.workers:
+            if worker.ahead and now - worker.since >= PATIENCE:
+                self._take_back(worker)
         if self.waiting:
             self._start_waiting(now)
         if self.closing:
@@ -458,6 +477,81 @@ class Broker:
                 worker = self._fork(self.waiting[0])
                 if worker is not None:
                     self._assign(self.waiting.popleft(), worker)
+        if self.waiting:
+            self._give_ahead(now)
+
+    def _give_ahead(self, now: float) -> None:
+        """Hand calls to workers that run one which is perhaps a short one, so that they need not wait to be woken.
+
+        In turn, so that each has as many.  What they have not begun is taken back when it is wanted elsewhere.
+        """
+        open_to_more = [worker for worker in self.workers if self._takes_more(worker, now)]
+        while self.waiting and open_to_more:
+            for worker in list(open_to_more):
+                while self.waiting and self.waiting[0].has_ended:
+                    self.waiting.popleft()
+                call = self.waiting[0].parts[0] if self.waiting else None
+                if not isinstance(call, Call):
+                    return
+                task = self.waiting[0]
+                left = task.seconds_left_ms(now)
+                if len(worker.ahead) >= AHEAD or not worker.give_ahead(Call(task.id, left, 0, call.payload)):
+                    open_to_more.remove(worker)
+                    continue
+                worker.ahead.append(self.waiting.popleft())
+                task.holder = worker
+                self._watch_outputs(worker)
+
+    def _takes_more(self, worker: Worker, now: float) -> bool:
+        task = worker.task
+        runs_a_short_one = task is not None and task.state == RUNNING and now - worker.since < PATIENCE
+        return (
+            runs_a_short_one
+            and not (worker.session or worker.throttled)
+            and worker.bundles == len(self.bundles)
+            and worker.can_be_given_ahead
+        )
+
+    def _take_back(self, worker: Worker) -> None:
+        """Take back what a worker was handed ahead; the call that it is meant to run too, if it has not begun that."""
+        if not worker.ahead:
+            return
+        taken = worker.take_back()
+        given = [task for task in (worker.task, *worker.ahead) if task is not None]
+        back = [task for task in given if task.id in taken]
+        kept = [task for task in given if task.id not in taken]
+        for task in back:
+            if task is worker.task:
+                self._step(task, TAKEN_BACK)
+                worker.task = task.worker = None
+            task.holder = None
+        self.waiting.extendleft(reversed(back))
+        worker.ahead = deque(task for task in kept if task is not worker.task)
+        if worker.task is None:
+            self._go_on(worker)
+        self._watch_outputs(worker)
+
+    def _go_on(self, worker: Worker) -> None:
+        """The next of what a worker was handed ahead is what it runs now."""
+        if worker.ahead:
+            task = worker.ahead.popleft()
+            task.holder = None
+            self._attach(task, worker)
+            self._step(task, LOADED)
+            if task.unwanted is not None:
+                self._cancel(task, task.unwanted)
+            self._watch_outputs(worker)
+
+    def _look_where(self, task: Task, worker: Worker) -> None:
+        """Find out whether a worker has begun a call that it was handed ahead: it has answered all before that."""
+        self._take_back(worker)
+        if task.holder is not None and not worker.retired:
+            self._read_worker(worker, worker.link.fileno())
+
+    def _attach(self, task: Task, worker: Worker) -> None:
+        task.worker, worker.task = worker, task
+        worker.since = time.monotonic()
+        self._step(task, WORKER_FREE)
 
     def _may_fork(self) -> bool:
         if time.monotonic() < self.fork_again_at:
@@ -500,7 +594,7 @@ class Broker:
                 self._step(task, NO_WORKER, payload=results.describe_exception(exc))
             return None
         self.workers.append(worker)
-        worker.watched = select.POLLIN
+        worker.watched = worker.outputs_watched = select.POLLIN
         for fd in worker.descriptors():
             self.by_fd[fd] = worker
             self.poller.register(fd, select.POLLIN)
@@ -521,21 +615,27 @@ class Broker:
                 gc.freeze()
 
     def _assign(self, task: Task, worker: Worker) -> None:
-        task.worker, worker.task = worker, task
-        self._step(task, WORKER_FREE)
-        worker.give_bundles(self.bundles)
-        left = task.seconds_left_ms(time.monotonic())
+        self._attach(task, worker)
+        self._give_bundles(worker)
+        left = task.seconds_left_ms(worker.since)
         first, *parts = task.parts
-        task.parts = []
+        worker.others_given = worker.others
         worker.give(type(first)(task.id, left, 0, first.payload))
         if isinstance(first, Call):
             self._step(task, LOADED)
+        else:
+            task.parts = []
         for part in parts:
             if isinstance(part, Item):
                 worker.give(part)
             else:
                 self._load(task, worker, part)
         self._watch(worker)
+
+    def _give_bundles(self, worker: Worker) -> None:
+        if worker.bundles < len(self.bundles):
+            self._take_back(worker)  # so that nothing but calls has to be
+            worker.give_bundles(self.bundles)
 
     def _load(self, task: Task, worker: Worker, part: "Any") -> None:
         """Give a worker a part of the arguments."""
@@ -555,6 +655,7 @@ class Broker:
     def _retire(self, worker: Worker, patience: float, grace: float = 0.0) -> None:
         """End a worker with all that it started: it has no more to do with calls than the verdict of its last."""
         now = time.monotonic()
+        self._take_back(worker)
         worker.retired = True
         self.workers.remove(worker)
         self.reaper.end(worker, now, patience, now + grace)
@@ -569,8 +670,8 @@ class Broker:
                     self._retire(worker, TERM_TO_KILL)
                 continue
             fd = worker.link.fileno()
-            if fd >= 0 and fd in self.by_fd:
-                self._read_worker(worker, fd)  # its last words may be an answer
+            while fd in self.by_fd and self._read_worker(worker, fd):
+                pass  # its last words may be an answer
             if worker in self.workers:
                 self._on_death(worker, status)
         self.reaper.look_now()
@@ -581,6 +682,7 @@ class Broker:
     def _on_death(self, worker: Worker, status: int) -> None:
         worker.session_verdict, worker.session_detail = DIED, status
         self._drain(worker)
+        self._take_back(worker)
         if worker.task is not None:
             self._step(worker.task, DEATH, detail=status, payload=worker.read_stack())
             return
@@ -616,28 +718,36 @@ class Broker:
 
     # ---- from the workers
 
-    def _read_worker(self, worker: Worker, fd: int) -> None:
+    def _read_worker(self, worker: Worker, fd: int) -> bool:
+        """Take what a worker says, or has written to *fd*; False if that was nothing."""
         if fd in worker.outputs:
+            if worker.ahead:
+                return False  # whose it is will be known when it has answered
             if not self._read_output(worker, fd):
                 self._forget_fd(fd)
             self._throttle(worker)
-            return
+            return True
         if worker.outbox:
             worker.flush()
+        received: "Optional[List[frames.Frame]]" = []
         try:
-            received = worker.receive()
-            for frame in received or ():
-                self._from_worker(worker, frame)
+            for _ in range(MOST_AT_ONCE):
+                received = worker.receive()
+                for frame in received or ():
+                    self._from_worker(worker, frame)
+                if not received or not (worker.ahead or isinstance(received[-1], Data)):
+                    break
         except WireError as exc:  # the user's code has written to the worker's own descriptor
             self._note(WARNING, "worker %d is killed: %s" % (worker.pid, exc))
             signal_one(worker.pid, SIGKILL)
             received = None
         if received is None:
             self._forget_fd(fd)
-            return  # how it died is learnt from its status
+            return False  # how it died is learnt from its status
         if not worker.retired:
             self._watch(worker)
             self._throttle(worker)
+        return bool(received)
 
     def _from_worker(self, worker: Worker, frame: "frames.Frame") -> None:
         task = worker.task
@@ -646,11 +756,13 @@ class Broker:
         elif isinstance(frame, Ask):
             if frame.bundles < len(self.bundles):
                 worker.bundles = frame.bundles
-                worker.give_bundles(self.bundles)  # perhaps it is in what others have asked for
+                self._give_bundles(worker)  # perhaps it is in what others have asked for
             else:
                 self.connection.control(frame)
         elif isinstance(frame, Record):
             self.connection.bulk(Record(self._label(worker), frame.level, 0, frame.payload))
+        elif isinstance(frame, Call):
+            self._on_return(worker, frame.id)
         elif task is None or frame.id != task.id:
             pass  # of a call that was ended without it
         elif isinstance(frame, Credit):
@@ -661,13 +773,29 @@ class Broker:
             else:
                 task.torn = task.torn or isinstance(frame, Data)
 
+    def _on_return(self, worker: Worker, id: int) -> None:
+        """A worker has met a call that it was handed ahead in the midst of another, and gives it back."""
+        for task in list(worker.ahead):
+            if task.id == id:
+                worker.ahead.remove(task)
+                task.holder = None
+                self.waiting.appendleft(task)
+                if task.unwanted is not None:
+                    self._step(task, CANCEL)
+                self._watch_outputs(worker)
+
     def _on_end(self, worker: Worker, task: Task, frame: End) -> None:
-        if frame.detail & PRINTED or worker.has_rest:
+        worker.others_taken = max(worker.others_taken, worker.others_given)
+        if frame.detail & PRINTED:
             self._drain(worker)
+        elif worker.has_rest:
+            self._finish_lines(worker)
         verdict = CANCELLED if task.torn else frame.verdict
         payload = worker.read_stack() if verdict == CANCELLED else frame.payload
         if not self._step(task, TAINTED_ANSWER if frame.detail & TAINTED else ANSWER, verdict, 0, payload):
             raise WireError("it answered a call that is %s" % task.state)
+        if worker.task is None:
+            self._go_on(worker)
         if worker.session and worker.session not in self.sessions and not worker.retired:
             self._dismiss(worker, self.configuration["grace_period"])
 
@@ -690,8 +818,12 @@ class Broker:
 
     def _drain(self, worker: Worker) -> None:
         """Pass on all that a worker has written, also a line without an end."""
-        for fd, lines in worker.outputs.items():
+        for fd in worker.outputs:
             self._read_output(worker, fd)
+        self._finish_lines(worker)
+
+    def _finish_lines(self, worker: Worker) -> None:
+        for lines in worker.outputs.values():
             rest = lines.flush()
             if rest:
                 self.connection.bulk(Output(self._label(worker), lines.stream, 0, rest))
@@ -717,9 +849,16 @@ class Broker:
             return
         worker.throttled = full
         self._watch(worker)
-        for fd in worker.outputs:
-            if fd in self.by_fd:
-                self.poller.modify(fd, 0 if full else select.POLLIN)
+        self._watch_outputs(worker)
+
+    def _watch_outputs(self, worker: Worker) -> None:
+        """The same for what it prints: with calls ahead that is left until it has said of which it is."""
+        events = 0 if worker.throttled or worker.ahead else select.POLLIN
+        if events != worker.outputs_watched:
+            worker.outputs_watched = events
+            for fd in worker.outputs:
+                if fd in self.by_fd:
+                    self.poller.modify(fd, events)
 
     # ---- to the controller
 

@@ -24,6 +24,7 @@ ENDED = "ended"
 
 # Events.
 WORKER_FREE, NO_WORKER, LOADED = "worker free", "no worker", "loaded"
+TAKEN_BACK = "taken back"  # from a worker that had not begun it
 CANCEL, GRACE_OVER, TOLD, TERM_OVER = "cancel", "grace period over", "told", "SIGTERM's time over"
 ANSWER = "answer"
 TAINTED_ANSWER = "answer of a tainted worker"  # one that CallCancelled was raised in
@@ -41,6 +42,7 @@ LADDER = {
     (LOADING, CANCEL): (ENDED, NEVER_STARTED),
     (LOADING, DEATH): (ENDING, DIED),
     (RUNNING, CANCEL): (ASKED, None),
+    (RUNNING, TAKEN_BACK): (WAITING, None),
     (RUNNING, ANSWER): (ENDED, ITS_OWN),
     (RUNNING, DEATH): (ENDING, DIED),
     (ASKED, GRACE_OVER): (QUESTIONED, None),
@@ -72,7 +74,9 @@ class Task:
         self.arrived = now
         self.state = WAITING
         self.worker: "Optional[Worker]" = None  # from LOADING on
-        self.parts: "List[frames.Frame]" = []  # what came of it while it waited
+        self.holder: "Optional[Worker]" = None  # that was handed it ahead, while it runs another
+        self.unwanted: "Optional[frames.Cancel]" = None  # a Cancel that waits until it is known whether it has begun
+        self.parts: "List[frames.Frame]" = []  # what came of it while it waited; a small call, until its end
         self.grace_ms: "Optional[int]" = None  # if it was said, should this host end it
         self.by_deadline = False  # that it was asked to stop
         self.torn = False  # parts of its result were dropped

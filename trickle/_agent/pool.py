@@ -5,21 +5,24 @@ import _socket  # socket itself costs ten times as much to import
 import fcntl
 import os
 import sys
+from collections import deque
 
 from trickle._agent import reaper
 from trickle._wire import frames
-from trickle._wire.frames import CANCELLED, CHUNK, Decoder, Modules
+from trickle._wire.frames import CANCELLED, CHUNK, Call, Decoder, Modules
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Dict, List, Optional, Tuple
+    from typing import Any, Deque, Dict, List, Optional, Set, Tuple
 
     from trickle._agent.ladder import Task
 
 LINUX = sys.platform.startswith("linux")
 F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
 SIGKILL = 9
-READ_SIZE = 64 * 1024  # a larger buffer is mapped and unmapped each time
+READ_SIZE = CHUNK + 1024  # a frame; a buffer of more than 128 KiB would be mapped and unmapped each time
+# A message for each frame: what a worker has not taken yet can be taken back, whole.
+LINK_KIND = _socket.SOCK_SEQPACKET if LINUX else _socket.SOCK_STREAM
 LINE = CHUNK // 2  # bytes: a longer line is cut
 LOWEST_FREE = 7  # the worker's own descriptors are 0 to 6
 LONGEST_STACK = 4000  # bytes: what fits a small frame
@@ -68,19 +71,25 @@ class Worker:
         self.session = 0
         self.session_verdict, self.session_detail = CANCELLED, 0  # unless it dies
         self.task: "Optional[Task]" = None
+        self.since = 0.0  # when that was begun, as far as is known
+        self.ahead: "Deque[Task]" = deque()  # calls that it has been handed beside that
+        self.others = 0  # how many frames it has been given that are no calls,
+        self.others_given = 0  # how many of them before its task,
+        self.others_taken = 0  # and how many it has certainly taken
         self.retired = False
         self.throttled = False
-        self.watched = 0  # what the poller looks for at the link
+        self.watched = 0  # what the poller looks for at the link,
+        self.outputs_watched = 0  # and at what it prints
         self.bundles = 0  # how many it has been given
         self.decoder = Decoder()
         self.outbox: "List[memoryview]" = []
         self.outputs: "Dict[int, Lines]" = {}
-        self._read_size = READ_SIZE
+        self.theirs: "Optional[_socket.socket]" = None  # the worker's end of its link
         self._stack_text = b""
 
     def fork(self, configuration: "Dict[str, Any]", bundles: "List[bytes]") -> None:
         """Start the process.  In the child this never returns."""
-        ours, theirs = _socket.socketpair()
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, LINK_KIND)
         opened: "List[int]" = []
         try:
             for _ in range(5):
@@ -106,7 +115,10 @@ class Worker:
                 traceback.print_exc()
             finally:
                 os._exit(70)
-        theirs.close()
+        if LINUX:
+            self.theirs = theirs
+        else:
+            theirs.close()
         for fd in (life_read, control_read, out_write, error_write, stack_write):
             os.close(fd)
         self.started = reaper.start_time(self.pid)
@@ -132,6 +144,8 @@ class Worker:
     def close(self) -> None:
         """Forget the pipes of a worker that is gone."""
         self.link.close()
+        if self.theirs is not None:
+            self.theirs.close()
         for fd in [*self.outputs, self.control, self.life, self.stack]:
             os.close(fd)
         self.outputs = {}
@@ -139,8 +153,33 @@ class Worker:
     def give(self, *to_send: "frames.Frame") -> None:
         """Frames for the worker's link, as fast as it takes them."""
         for frame in to_send:
+            self.others += not isinstance(frame, Call)
             self.outbox.append(memoryview(frames.encode(frame)))
         self.flush()
+
+    def give_ahead(self, call: Call) -> bool:
+        """A call for when it has answered the one that it runs; False if there is no room for it."""
+        try:
+            self.link.send(frames.encode(call))
+        except OSError:
+            return False
+        return True
+
+    @property
+    def can_be_given_ahead(self) -> bool:
+        """Whether nothing but calls can be in its link, which can be taken back."""
+        return self.theirs is not None and self.others_taken == self.others and not self.outbox
+
+    def take_back(self) -> "Set[int]":
+        """The calls that it has not taken from its link, which are no longer there."""
+        taken: "Set[int]" = set()
+        while self.theirs is not None:
+            try:
+                data = self.theirs.recv(READ_SIZE, _socket.MSG_DONTWAIT)
+            except OSError:
+                break
+            taken.update(frame.id for frame in Decoder().feed(data))
+        return taken
 
     def give_bundles(self, bundles: "List[bytes]") -> None:
         """The bundles of modules that it has not been given yet."""
@@ -186,14 +225,13 @@ class Worker:
     def receive(self) -> "Optional[List[frames.Frame]]":
         """What has come over the link; None at its end."""
         try:
-            data = self.link.recv(self._read_size)
+            data = self.link.recv(READ_SIZE)
         except BlockingIOError:
             return []
         except OSError:
             return None
         if not data:
             return None
-        self._read_size = READ_SIZE if len(data) < self._read_size else 4 * READ_SIZE
         return self.decoder.feed(data)
 
     def read_output(self, fd: int) -> "Optional[List[bytes]]":
@@ -235,7 +273,7 @@ def _settle(link: "_socket.socket", control: int, life: int, out: int, error: in
                 file.write("500")  # rather this worker than the broker, which cleans up
         except OSError:
             pass
-    return _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fileno=3)
+    return _socket.socket(_socket.AF_UNIX, LINK_KIND, 0, fileno=3)
 
 
 def close_from(lowest: int, keep: "Tuple[int, ...]" = ()) -> None:
@@ -253,7 +291,7 @@ def close_from(lowest: int, keep: "Tuple[int, ...]" = ()) -> None:
 
 
 def raise_descriptor_limit() -> "Optional[Tuple[int, int]]":
-    """Have as many descriptors as we may: each worker takes seven.  Returns what it was, for the workers."""
+    """Have as many descriptors as we may: each worker takes eight.  Returns what it was, for the workers."""
     try:
         import resource  # not in every Python
     except ImportError:

@@ -38,8 +38,8 @@ TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that i
 PRINTED = 2  # in End.detail: something is in the pipes that stdout and stderr lead to
 FIONREAD: "Optional[int]" = getattr(termios, "FIONREAD", None)
 NOTHING = bytes(4)  # what FIONREAD says of an empty pipe
-READ_SIZE = 64 * 1024  # a larger buffer is mapped and unmapped each time
-BULK_READ_SIZE = 256 * 1024  # behind one that was full
+READ_SIZE = CHUNK + 1024  # a frame; a buffer of more than 128 KiB would be mapped and unmapped each time
+DRAIN_LOOKS, DRAIN_PAUSE = 500, 0.0001  # how often, and seconds between: the broker reads what was printed at once
 LONGEST_CHAIN = 20  # exceptions, each of which the one before it came from
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
@@ -58,7 +58,9 @@ class Worker:
         self.bundles = 0  # how many have been received, in whole
         self._bundle: "List[bytes]" = []
         self._decoder = Decoder()
-        self._read_size = READ_SIZE
+        self._running = False
+        self._has_printed = False
+        self._returned: "List[Call]" = []
         self._calls: "List[Tuple[int, int, bytes]]" = []
         self._parts: "List[bytes]" = []
         self._begun: "Optional[Begin]" = None
@@ -80,12 +82,24 @@ class Worker:
     def serve(self) -> None:
         """Run calls until the broker closes the link."""
         while True:
+            with self._read_lock:
+                if not self._calls and not self._receive():
+                    return
             while self._calls:
+                self._running = True
                 id, timeout_ms, payload = self._calls.pop(0)
                 self._run(id, timeout_ms, payload)
-            with self._read_lock:
-                if not self._receive():
-                    return
+                self._running = False
+                if self._has_printed:
+                    self._wait_for_readers()
+
+    def _wait_for_readers(self) -> None:
+        """Where the next call is here already, what this one has printed is read before it: as this one's."""
+        self._poll(None)
+        for _ in range(DRAIN_LOOKS):
+            if not _has_printed():
+                break
+            time.sleep(DRAIN_PAUSE)
 
     def _receive(self, timeout: "Optional[float]" = None) -> bool:
         """Wait for frames and keep what they bring; False at the end of the link.  The caller holds the read lock."""
@@ -96,10 +110,9 @@ class Worker:
         self._busy = in_main_thread
         try:
             try:
-                data = self.link.recv(self._read_size)
+                data = self.link.recv(READ_SIZE)
             except OSError:
                 data = b""
-            self._read_size = READ_SIZE if len(data) < self._read_size else BULK_READ_SIZE
             if not data:
                 return False
             for frame in self._decoder.feed(data):
@@ -107,6 +120,9 @@ class Worker:
         finally:
             if in_main_thread:
                 self._busy = False
+        if self._returned:
+            returned, self._returned = self._returned, []
+            self.send(*returned)
         if in_main_thread:
             self._raise_if_cancelled()
         return True
@@ -117,7 +133,9 @@ class Worker:
         return bool(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
 
     def _keep(self, frame: "frames.Frame") -> None:
-        if isinstance(frame, Call):
+        if isinstance(frame, Call) and (self._running or self._calls):
+            self._returned.append(frame)  # it came to light on the way to something else: others may be free for it
+        elif isinstance(frame, Call):
             self._calls.append((frame.id, frame.timeout_ms, frame.payload))
         elif isinstance(frame, Begin):
             self._begun, self._parts = frame, []
@@ -215,7 +233,8 @@ class Worker:
         while len(view) > CHUNK:
             parts.append(Data(id, 0, 0, view[:CHUNK]))  # type: ignore[arg-type]
             view = view[CHUNK:]
-        detail = (TAINTED if self._tainted else 0) | (PRINTED if _has_printed() else 0)
+        self._has_printed = _has_printed()
+        detail = (TAINTED if self._tainted else 0) | (PRINTED if self._has_printed else 0)
         parts.append(End(id, verdict, detail, view))  # type: ignore[arg-type]
         self.send(*parts)
 
