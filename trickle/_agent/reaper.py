@@ -5,6 +5,7 @@ environment; elsewhere only the process group can be named.
 """
 
 import os
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ MARK = "TRICKLE_CALL"  # the environment variable that says which call started a
 SIGKILL, SIGTERM = 9, 15
 HAS_PROC = os.path.exists("/proc/self/stat")
 UNKILLABLE_AFTER = 2.0  # seconds in which SIGKILL did not end a process
+EXEC_LOOKS, EXEC_PAUSE = 20, 0.0005  # seconds: whose child an exec shows as running has neither words nor environment
 LOOK_AGAIN = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05)  # seconds between looks at what is left
 
 
@@ -134,8 +136,26 @@ def _status(pid: int) -> "Tuple[bytes, int, int, int]":
 
 
 def _environment(pid: int) -> bytes:
-    with open("/proc/%d/environ" % pid, "rb") as file:
+    """A process's environment; waits a moment for that of one which is on its way into another program."""
+    for _ in range(EXEC_LOOKS):
+        environment = _read(pid, "environ")
+        if environment or _read(pid, "cmdline") or not _has_program(pid):
+            break
+        time.sleep(EXEC_PAUSE)
+    return environment
+
+
+def _read(pid: int, name: str) -> bytes:
+    with open("/proc/%d/%s" % (pid, name), "rb") as file:
         return file.read()
+
+
+def _has_program(pid: int) -> bool:
+    """Whether it is not one of the kernel's own."""
+    try:
+        return bool(os.readlink("/proc/%d/exe" % pid))
+    except OSError:
+        return False
 
 
 def start_time(pid: int) -> int:
