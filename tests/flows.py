@@ -179,3 +179,30 @@ async def async_count_and_tell(path):
         with trio.CancelScope(shield=True):
             await trio.sleep(0.01)
             write_file(path, "closed")
+
+
+def scripted(sizes, stalls, fails, path):
+    try:
+        for number, size in enumerate(sizes):
+            if number in stalls:
+                time.sleep(0.003)
+            yield (b"%d:" % number).ljust(size, b"x")[:size]
+        if fails:
+            raise ValueError("as planned")
+    finally:
+        write_file(path, "over")
+
+
+def scripted_echo(channel, stalls, fails, path):
+    try:
+        number = 0
+        for value in channel:
+            if number in stalls:
+                time.sleep(0.003)
+            channel.send(value)
+            number += 1
+        if fails:
+            raise ValueError("as planned")
+        return number
+    finally:
+        write_file(path, "over")

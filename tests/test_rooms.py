@@ -49,6 +49,7 @@ PERMITTED = {
     ("trickle/_explanation.py", "trickle._agent.functions"),
     # A host in memory has its agent here; nothing that `import trickle` loads imports this file.
     ("trickle/_memory_agent.py", "trickle._agent"),
+    ("trickle/_memory_flows.py", "trickle._agent"),
 }
 
 

@@ -27,6 +27,7 @@ from trickle._agent.broker import BACKSTOP
 from trickle._agent.pool import LONGEST_STACK
 from trickle._agent.reaper import UNKILLABLE_AFTER
 from trickle._boot import DAMAGED, GUARD
+from trickle._memory_flows import MemoryFlow, raise_not_apart
 from trickle._wire import frames
 from trickle._wire.armor import Unarmor
 from trickle._wire.connection import AGENT, Connection
@@ -48,6 +49,7 @@ from trickle._wire.frames import (
     Frame,
     Grace,
     Hello,
+    Item,
     Modules,
     Ping,
     Renew,
@@ -61,19 +63,26 @@ SIGKILLED = 256 + 9  # in an End: the worker died of SIGKILL
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before the controller is judged silent
 RETRY_KILL = 0.05  # seconds between looks at a function that has been killed and still runs
 MAX_SWALLOWED = 100  # cancellations that a function may swallow at once: it would let no mock clock go on
+OWN_FRAMES = ("trickle._memory_", "trio._threads", "outcome.")  # modules of what calls a function
 AT_ONCE = 0.1  # seconds between one and the next
 
 
 class Run:
     """One call that has not ended."""
 
-    def __init__(self, id: int, session: SessionWorker | None, timeout_ms: int, host: str) -> None:
+    def __init__(
+        self, id: int, session: SessionWorker | None, timeout_ms: int, host: str, flow: MemoryFlow, is_alone: bool
+    ) -> None:
         self.id = id
         self.session = session
         self.host = host
+        self.flow = flow
+        self.is_alone = is_alone  # it has a worker of its own
+        self.clock = trio.lowlevel.current_clock()
         self.deadline = deadline_after(timeout_ms)
         self.grace_ms: int | None = None
         self.parts: list[bytes] = []
+        self.to_credit = 0  # bytes of them that took credit
         self.whole = False
         self.assigned = False  # it has a worker
         self.launched = False  # and has begun there
@@ -116,6 +125,7 @@ class MemoryAgent:
     ) -> None:
         self.runs: dict[int, Run] = {}
         self.waiting: deque[Run] = deque()
+        self.alone: deque[Run] = deque()  # before they begin
         self.sessions: dict[int, SessionWorker] = {}
         self.last_words = b""  # on stderr
         self._stdin = stdin
@@ -215,6 +225,8 @@ class MemoryAgent:
                 data = self._connection.data_to_send(trio.current_time())
                 if data:
                     await self._stdout.send_all(b"".join(data))
+                    for run in self.runs.values():
+                        run.flow.look_for_room()
                 elif self._is_finished():
                     self._serving.cancel()
                     return
@@ -242,6 +254,7 @@ class MemoryAgent:
         """SIGKILL to every worker, and a bounded wait until its function has gone."""
         self._over = True
         self.waiting.clear()
+        self.alone.clear()
         self.sessions.clear()
         for run in list(self.runs.values()):
             if not run.launched:
@@ -290,6 +303,9 @@ class MemoryAgent:
                 self._on_call(frame)
             case Data():
                 self._on_data(frame)
+            case Item():
+                if (run := self.runs.get(frame.id)) is not None:
+                    run.flow.feed(frame)
             case Cancel():
                 self._on_cancel(frame)
             case Renew():
@@ -307,17 +323,19 @@ class MemoryAgent:
                 raise WireError(f"{frame!r} is not for the controller to say")
 
     def _on_call(self, frame: Call | Begin) -> None:
+        is_alone = frame.session == frame.id
         session = self.sessions.get(frame.session)
-        run = Run(frame.id, session, frame.timeout_ms, self.name)
+        flow = MemoryFlow(frame.id, self._connection, lambda: self._something_to_say.set(), self._load_value)
+        run = Run(frame.id, session, frame.timeout_ms, self.name, flow, is_alone)
         self.runs[frame.id] = run
         if isinstance(frame, Call):
             run.parts.append(frame.payload)
             run.whole = True
-        if self._closing or (frame.session and session is None):  # its session was lost a moment ago
+        if self._closing or (frame.session and session is None and not is_alone):  # its session was lost a moment ago
             self._end(run, NEVER_STARTED)
             return
         self._watch_deadline(run)
-        (session.queue if session is not None else self.waiting).append(run)
+        (session.queue if session is not None else self.alone if is_alone else self.waiting).append(run)
 
     def _on_data(self, frame: Data) -> None:
         run = self.runs.get(frame.id)
@@ -325,8 +343,9 @@ class MemoryAgent:
             return  # it came with a call that ended on arrival
         run.parts.append(frame.payload)
         run.whole = bool(frame.last)
+        run.to_credit += len(frame.payload)
         if run.assigned:
-            self._connection.used(run.id, len(frame.payload))
+            self._give_credit(run)
             if run.whole:
                 self._launch(run)
 
@@ -378,6 +397,7 @@ class MemoryAgent:
             return
         if cause == BY_DEADLINE:
             run.stack = stack_of(run)
+        run.flow.disown()
         run.scope.cancel()
         # What SIGTERM does over there to a function that has no handler for it.
         self._at(trio.current_time() + grace_period, lambda: self._kill(run, KILLED))
@@ -431,6 +451,10 @@ class MemoryAgent:
                 if not run.ended:
                     session.current = run
                     self._assign(run)
+        while self.alone:
+            run = self.alone.popleft()
+            if not run.ended:
+                self._assign(run)
         while self.waiting and self._busy < self._configuration["workers"]:
             run = self.waiting.popleft()
             if not run.ended:
@@ -442,8 +466,12 @@ class MemoryAgent:
         run.assigned = True
         if run.whole:
             self._launch(run)
-        for part in run.parts:
-            self._connection.used(run.id, len(part))
+        self._give_credit(run)
+
+    def _give_credit(self, run: Run) -> None:
+        if run.to_credit:
+            self._connection.used(run.id, run.to_credit)
+            run.to_credit = 0
 
     def _launch(self, run: Run) -> None:
         run.launched = True
@@ -489,14 +517,16 @@ class MemoryAgent:
     async def _value(self, run: Run) -> object:
         asked_for, call = split_options(b"".join(run.parts))
         run.parts = []
-        with options.Surroundings(asked_for):
+        mode = asked_for.pop("flow", None)
+        surroundings = options.Surroundings(asked_for) if asked_for else None
+        with surroundings or contextlib.nullcontext():
             fn, args, kwargs = self._load(call)
-            value = fn(*args, **kwargs)
+            value = fn(*args, **kwargs) if mode is None else run.flow.run(mode, fn, args, kwargs, surroundings)
         if not asynchronous.is_coroutine(value):
             return value
-        if asked_for:
+        if asked_for and mode is None:
             value.close()
-            raise NotImplementedError("env= and cwd= are this whole program's: no async function in memory has its own")
+            raise_not_apart()
         run.coroutine = value
         with run.scope:
             return await Steps(value, run)
@@ -509,11 +539,14 @@ class MemoryAgent:
         finally:
             functions.main = former
 
+    def _load_value(self, payload: bytes) -> object:
+        return self._load(payload)[1][0]
+
     def _end(self, run: Run, verdict: int, detail: int = 0, payload: bytes = b"") -> None:
         run.ended = True
         self.runs.pop(run.id, None)
         self._run_ended.set()
-        if run.session is None:
+        if run.session is None and not run.is_alone:
             self._busy -= run.assigned
         session, session_verdict = run.session, None
         if session is not None and session.current is run:
@@ -635,7 +668,7 @@ def stack_of(run: Run) -> bytes:
 
 def without_own_frames(traceback: types.TracebackType | None) -> types.TracebackType | None:
     """The part of a traceback that is the function's."""
-    while traceback is not None and traceback.tb_frame.f_globals is globals():
+    while traceback is not None and traceback.tb_frame.f_globals.get("__name__", "").startswith(OWN_FRAMES):
         traceback = traceback.tb_next
     return traceback
 
@@ -655,7 +688,7 @@ class _Runner:
 
     def time_left(self) -> float:
         run = current_run.get()
-        return run.deadline - trio.current_time() if run is not None else math.inf
+        return run.deadline - run.clock.current_time() if run is not None else math.inf
 
 
 class _Remote(types.ModuleType):

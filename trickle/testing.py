@@ -66,7 +66,11 @@ async def open_memory_host(
       After the grace period its shields no longer hold, and what swallows even that is left where it is; tasks
       of its own that do so cannot be stopped, and hold up the end of the block.
     - A plain function runs to its end at once.  It must be quick: nothing interrupts it, and all else waits for it.
-    - What it prints goes where this program's prints go.  ``env=`` and ``cwd=`` are for plain functions alone.
+    - A generator that is streamed goes on step by step, as such a plain function; an async one as a task.
+    - A function with a channel runs in a thread, for which no mock clock waits, and is cancelled where it sends or
+      receives.  Async functions with a channel, processes and files are refused.
+    - What it prints goes where this program's prints go.  ``env=`` and ``cwd=`` are for plain functions and generators
+      alone.
 
     Args:
       faults: what is to go wrong.  Each strikes once, on whatever connection is up.

@@ -1,9 +1,10 @@
 """The host in memory: it tells the truth about a real one, and goes wrong when it is told to."""
 
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from trio.testing import MockClock
 
 import trickle
 import trickle.remote
-from tests import work
+from tests import flows, work
 from tests.async_work import (
     check_often,
     clean_up_for,
@@ -257,6 +258,65 @@ async def test_a_lambda_that_uses_a_global_can_be_called(autojump_clock: MockClo
 
     async with open_memory_host() as host:
         assert await host.call(lambda value: [value * factor, len(log)], 7) == [42, 0]
+
+
+async def every_second() -> AsyncIterator[int]:
+    try:
+        for number in range(1000):
+            await trio.sleep(1)
+            yield number
+    finally:
+        log.append("closed")
+
+
+def count_with_surroundings(limit: int) -> Iterator[tuple[int, str | None]]:
+    for number in range(limit):
+        yield number, os.environ.get("COLOUR")
+
+
+async def test_an_async_generator_is_streamed_by_the_mock_clock(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host, host.stream(every_second) as numbers:
+        assert [await numbers.receive() for _ in range(100)] == list(range(100))
+        assert trio.current_time() == pytest.approx(100)
+
+    assert log == ["closed"]
+
+
+async def test_a_generator_is_streamed_step_by_step_in_its_surroundings(autojump_clock: MockClock) -> None:
+    async with open_memory_host(workers=1) as host:
+        async with host.options(env={"COLOUR": "blue"}).stream(count_with_surroundings, 3) as things:
+            assert await host.call(os.environ.get, "COLOUR") is None  # a stream takes no worker of the plain calls
+            assert [thing async for thing in things] == [(0, "blue"), (1, "blue"), (2, "blue")]
+
+
+async def test_a_stream_in_memory_waits_for_its_receiver(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host, host.stream(flows.count, 1000, 100_000) as things:
+        before = host.statistics().bytes_received
+        await things.receive()
+        await trio.sleep(100)
+        assert host.statistics().bytes_received - before < 2**20
+        assert await host.call(len, bytes(1_000_000)) == 1_000_000  # others are not held up
+        assert len([thing async for thing in things]) == 999
+
+
+async def test_the_error_of_a_function_with_a_channel_in_memory_shows_only_its_own_code() -> None:
+    async with open_memory_host() as host:
+        with pytest.raises(ValueError, match="after two") as caught:
+            async with host.open_channel(flows.send_and_fail) as channel:
+                while True:
+                    await channel.receive()
+
+    assert isinstance(caught.value, trickle.RemoteError)
+    assert "_memory_flows" not in caught.value.remote_traceback
+
+
+async def test_what_a_host_in_memory_has_not_is_refused(autojump_clock: MockClock) -> None:
+    async with open_memory_host() as host:
+        with pytest.raises(NotImplementedError, match="no processes"):
+            await host.run_process(["true"])
+        with pytest.raises(NotImplementedError, match="env= and cwd="):
+            async with host.options(env={"A": "b"}).stream(every_second) as numbers:
+                await numbers.receive()
 
 
 async def test_leaving_the_block_ends_what_runs(autojump_clock: MockClock) -> None:
