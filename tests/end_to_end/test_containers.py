@@ -275,19 +275,19 @@ async def test_an_engine_without_an_init_program_is_named_and_can_do_without(pod
 
 
 async def test_a_paused_container_is_lost_within_the_lease_and_removed(engine: Engine, shared: Path) -> None:
-    async with trickle.open_host(fresh(engine, shared), heartbeat=0.5, lease=2) as host:
+    async with trickle.open_host(fresh(engine, shared), heartbeat=0.5, lease=3) as host:
         async with call_under_way(host, shared) as lost:
             (id,) = engine.containers()
             engine.run("pause", id)
 
-    assert "nothing was heard from it for 2 s" in str(lost[0])
+    assert "nothing was heard from it for 3 s" in str(lost[0])
     assert engine.containers() == set()
 
 
 async def test_a_paused_container_of_the_users_is_lost_and_its_work_ends_when_it_wakes(
     engine: Engine, running: trickle.DockerExec, shared: Path
 ) -> None:
-    async with trickle.open_host(running, heartbeat=0.5, lease=2) as host:
+    async with trickle.open_host(running, heartbeat=0.5, lease=3) as host:
         async with call_under_way(host, shared):
             engine.run("pause", running.container)
     error = await error_of(running)

@@ -196,7 +196,7 @@ def run(path):
     time.sleep(3600)
 
 async def main():
-    async with trickle.open_host(trickle.Local(python=sys.executable), heartbeat=0.5, lease=2) as host:
+    async with trickle.open_host(trickle.Local(python=sys.executable), heartbeat=0.5, lease=4) as host:
         await host.call(run, sys.argv[1])
 
 trio.run(main)

@@ -540,8 +540,11 @@ async def test_a_full_memory_channel_holds_up_neither_other_calls_nor_a_cancel()
 
     async with trickle.open_host(local()) as host:
         with send, receive:
-            with trio.move_on_after(0.5):
-                await host.options(output=send).call(work.shout, 100_000, 100)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.options(output=send).call, work.shout, 100_000, 100)
+                while not receive.statistics().tasks_waiting_send:
+                    await trio.sleep(0.01)
+                nursery.cancel_scope.cancel()
             assert await host.call(work.add, 1, 2) == 3
             assert host.statistics().verdicts == {"cancelled": 1, "returned": 1}
 

@@ -304,7 +304,7 @@ async def test_an_agent_that_keeps_a_deadline_itself_knows_the_grace_period(
 
     async with trickle.open_host(far) as host:
         await host.call(work.pid)
-        with trio.CancelScope(deadline=trio.current_time() + 1.0):
+        with trio.CancelScope(deadline=trio.current_time() + 2.0):  # in which it has to start
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(host.options(grace_period=60).call, work.clean_up_then, str(path), 1.0)
                 await file_appears(shared / "cleaned.started")

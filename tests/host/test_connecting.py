@@ -14,7 +14,7 @@ import trio
 
 import trickle
 from tests import work
-from tests.hosts import local, running_below
+from tests.hosts import file_appears, local, running_below
 from trickle import _boot
 
 PYTHON = sys.executable
@@ -265,8 +265,10 @@ async def test_a_call_whose_only_caller_gives_up_while_connecting_lets_the_next_
     script = f'if [ -e {tmp_path}/been ]; then exec "$@"; fi; touch {tmp_path}/been; exec sleep 3600'
 
     async with trickle.open_host(shell(script), wait=False) as host:
-        with trio.move_on_after(1):
-            await host.call(work.add, 1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.add, 1)
+            await file_appears(tmp_path / "been")
+            nursery.cancel_scope.cancel()
 
         assert await host.call(work.add, 1, 2) == 3
 

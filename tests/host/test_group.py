@@ -89,6 +89,7 @@ async def test_a_host_timed_out_while_connecting_names_the_stage() -> None:
     hangs = trickle.Command([sys.executable, "-c", "import sys; sys.stdin.read()"], name="hangs")
 
     async with trickle.open_group([local(), hangs]) as group:
+        await group["here"].call(work.pid)
         results = await group.options(timeout=2).call(work.add, 1)
         error = results.failures()["hangs"]
 

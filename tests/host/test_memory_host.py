@@ -127,13 +127,15 @@ async def test_a_session_whose_call_was_cancelled_is_gone(open_host: OpenHost, t
 
 
 @each_kind_of_host
-async def test_calls_beyond_the_limit_of_workers_wait(open_host: OpenHost) -> None:
+async def test_calls_beyond_the_limit_of_workers_wait(open_host: OpenHost, tmp_path: Path) -> None:
     async with open_host(workers=1) as host:
-        await host.wait_connected()
-        with trio.move_on_after(1):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(host.call, trio.sleep, 3600)
-                nursery.start_soon(host.call, trio.sleep, 3600)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, start_and_sleep, str(tmp_path / "started"))
+            await file_appears(tmp_path / "started")
+            nursery.start_soon(host.call, trio.sleep, 3600)
+            while not host.statistics().calls_waiting:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
 
         assert host.statistics().verdicts == {"cancelled": 1, "never started": 1}
 

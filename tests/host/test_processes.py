@@ -258,7 +258,7 @@ async def test_the_pipes_of_a_process_are_trios_streams() -> None:
             send, receive = await make()
             is_full = False
             while not is_full:
-                with trio.move_on_after(0.5) as scope:
+                with trio.move_on_after(1.0) as scope:  # in which whoever can read has read something
                     await send.send_all(bytes(65536))
                 is_full = scope.cancelled_caught
             return send, receive

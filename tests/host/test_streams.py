@@ -242,16 +242,19 @@ async def test_what_a_stream_prints_is_its_own_output() -> None:
 
 async def test_a_deadline_ends_a_stream_and_more_time_is_noticed(tmp_path: Path) -> None:
     async with trickle.open_host(local()) as host:
-        with trio.move_on_after(0.3) as scope:
+        await host.call(work.pid)
+        with trio.move_on_after(2.0) as scope:  # in which it has to begin
             async with host.stream(flows.count_and_tell, str(tmp_path / "a")) as things:
                 await things.receive()
                 scope.deadline += 3600
-                await trio.sleep(2.5)  # past what the host was told, and its patience
+                await trio.sleep(4.0)  # past what the host was told, and its patience
                 assert len(await things.receive()) == 1
         assert not scope.cancelled_caught
 
-        with trio.move_on_after(0.3) as scope:
+        with trio.move_on_after(3600) as scope:
             async with host.stream(flows.count_and_tell, str(tmp_path / "b")) as things:
+                await things.receive()
+                scope.deadline = trio.current_time()
                 await trio.sleep_forever()
         assert scope.cancelled_caught
         assert (tmp_path / "b").read_text().startswith("closed")
