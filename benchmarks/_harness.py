@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 QUESTIONS = (
     *("connect", "round_trips", "boot_bytes", "code", "call", "payload", "cancel", "stopping", "abandoned"),
     "many_ssh",
+    "files",
     "fan_out",
     "reducing",
 )

@@ -36,8 +36,8 @@ def local() -> trickle.Local:
 
 
 @contextlib.contextmanager
-def ssh_tunnel() -> Iterator[trickle.SSH | None]:
-    """A real ssh and a real sshd with a pipe between them; None where there is no sshd."""
+def ssh_tunnel(extra: str = "") -> Iterator[trickle.SSH | None]:
+    """A real ssh and a real sshd, with *extra* lines of configuration, and a pipe between them; None without sshd."""
     with contextlib.ExitStack() as stack:
         try:
             sshd.sshd_binary()
@@ -46,7 +46,7 @@ def ssh_tunnel() -> Iterator[trickle.SSH | None]:
             return
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sshd.prepare(directory)
-        piped = stack.enter_context(sshd.piped_sshd(directory, getpass.getuser()))
+        piped = stack.enter_context(sshd.piped_sshd(directory, getpass.getuser(), extra=extra))
         yield trickle.SSH(piped.alias(), ssh_options=piped.ssh_options, python=sys.executable)
 
 
