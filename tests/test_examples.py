@@ -93,6 +93,16 @@ def test_each_policy_has_an_example_that_shows_it() -> None:
     assert len(rows) == 6 and sum("does not come up" in row for row in rows) == 2
 
 
+def test_deploy_rolls_back_what_one_host_does_not_like() -> None:
+    lines = run("deploy.py").stdout.splitlines()
+
+    assert "release 1: deployed" in lines and "release 2: rolled back" in lines
+    assert "not healthy: web3: RuntimeError: the page is not what it should be" in lines
+    assert {"web1: 1 -> 2", "web1: back to 1", "web2: back to 1"} <= set(lines)
+    assert not any(line.startswith("web4: 1") for line in lines)  # it was never touched
+    assert [line for line in lines if "shows" in line] == [f"web{n} shows <h1>Release 1</h1>" for n in range(1, 5)]
+
+
 def test_containers_gives_an_image_that_cannot_be_had_a_row_with_the_reason(docker: Docker) -> None:
     done = run("containers.py", "python:3.12-slim", "127.0.0.1:1/nothing")
 

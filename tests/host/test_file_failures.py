@@ -642,3 +642,13 @@ async def test_the_oldest_python_does_as_well(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "back" / "link") == "a"
     assert put.checksum != changed.checksum == fetched.checksum
     assert changed.sent <= files.BLOCK
+
+
+async def test_errors_of_odd_names_can_be_told(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/missing/\xff\n"
+
+    async with trickle.open_host(local("web1")) as host:
+        for transfer_of in (host.put(b"x", odd), host.fetch(odd, tmp_path / "back")):
+            with pytest.raises(FileNotFoundError, match="^web1: ") as caught:
+                await transfer_of
+            str(caught.value).encode()  # whatever the name, it can be printed
