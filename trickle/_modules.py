@@ -6,6 +6,7 @@ sent, and may be sent, is _module_server.py's job.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -22,6 +23,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from . import _boot
+from ._import_reader import ImportReader
 from ._imports import StaticImport, static_imports
 
 MAX_PACKED = 64  # bundles kept packed: one for each different function called, mostly
@@ -76,6 +78,7 @@ class ModuleLibrary:
         self._closures: dict[tuple[str, bool, bool], tuple[ModuleEntry, ...]] = {}
         self._packed: OrderedDict[tuple[ModuleEntry, ...], bytes] = OrderedDict()
         self._path: list[str] = []
+        self._reader: ImportReader | None = None
         self.times_packed: int = 0
 
     def find(self, name: str) -> ModuleEntry | None:
@@ -114,10 +117,13 @@ class ModuleLibrary:
           spare: whether they are packages that the host is known to have no copies of.
         """
         found: dict[str, ModuleEntry] = {}
-        with self._lock:
-            for name in names:
-                for entry in self._closure_of(name, asked, spare):
-                    found.setdefault(entry.name, entry)
+        with self._lock, contextlib.closing(ImportReader()) as self._reader:
+            try:
+                for name in names:
+                    for entry in self._closure_of(name, asked, spare):
+                        found.setdefault(entry.name, entry)
+            finally:
+                self._reader = None
         return list(found.values())
 
     def missing(self, name: str) -> ModuleEntry:
@@ -147,10 +153,15 @@ class ModuleLibrary:
         with self._lock:
             imports = self._imports.get(entry.name)
             if imports is None:
-                code = self._code(entry) if entry.source else None
-                imports = static_imports(code, entry.name, not entry.kind.endswith("module")) if code else ()
-                self._imports[entry.name] = imports
+                imports = self._imports[entry.name] = self._read_imports(entry) if entry.source else ()
             return imports
+
+    def _read_imports(self, entry: ModuleEntry) -> tuple[StaticImport, ...]:
+        imports = self._reader.imports_of(self._spec(entry.name)) if self._reader is not None else None
+        if imports is not None:
+            return imports
+        code = self._code(entry)
+        return static_imports(code, entry.name, not entry.kind.endswith("module")) if code is not None else ()
 
     def _notice_new_paths(self) -> None:
         """Look again, if the program has since changed where it looks."""

@@ -1,18 +1,22 @@
 """What the controller finds, and what it decides to send.  No far end: its answers are read here."""
 
 import pickle
+import subprocess
 import sys
 import zipfile
 import zlib
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import CodeType
 
 import pytest
 
+import trickle
+from tests.hosts import running_below
 from trickle._imports import static_imports
 from trickle._module_policy import ModulePolicy
 from trickle._module_server import MAX_QUESTIONS, ModuleServer
-from trickle._modules import SMALL_UNIT, ModuleLibrary
+from trickle._modules import SMALL_UNIT, ModuleEntry, ModuleLibrary
 
 
 @pytest.fixture
@@ -215,6 +219,85 @@ def test_source_that_cannot_be_compiled_imports_nothing(library: ModuleLibrary, 
     write(here, {"of_old.py": "import json, nowhere\nprint 'old'\n"})
 
     assert library.closure(["of_old"]) == ["of_old"]
+
+
+# ---- much source that Python has no bytecode of
+
+
+LINES = "".join(f"def f{n}(x): return [x, {n}, '{n}']\n" for n in range(1000))  # about 37 KB
+BULKY = {f"bulky/part{n}.py": f"from . import part{n + 1}\n{LINES}" for n in range(4)}
+BULKY |= {"bulky/__init__.py": "from . import part0\n", "bulky/part4.py": "this is no Python\n"}
+
+
+@pytest.fixture
+def compiled_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The modules whose code is had in this process, as they come."""
+    names: list[str] = []
+    code = ModuleLibrary._code
+
+    def noted(library: ModuleLibrary, entry: ModuleEntry) -> CodeType | None:
+        names.append(entry.name)
+        return code(library, entry)
+
+    monkeypatch.setattr(ModuleLibrary, "_code", noted)
+    return names
+
+
+def test_it_is_compiled_in_another_process(
+    library: ModuleLibrary, here: Path, compiled_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, BULKY)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    closure = library.closure(["bulky"])
+
+    assert closure == ["bulky", *(f"bulky.part{n}" for n in range(5))]
+    assert compiled_here == ["bulky", "bulky.part0"]
+    assert not list(here.rglob("*.pyc"))
+    assert not running_below()
+
+
+def test_its_bytecode_is_kept_and_next_time_read_here(
+    library: ModuleLibrary, here: Path, compiled_here: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, BULKY)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.setattr(sys, "pycache_prefix", str(here / "kept"))
+
+    first = library.closure(["bulky"])
+    assert (len(compiled_here), len(list((here / "kept").rglob("bulky/*.pyc")))) == (2, 5)
+    compiled_here.clear()
+    again = ModuleLibrary().closure(["bulky"])
+
+    assert first == again
+    assert compiled_here == first
+
+
+@pytest.mark.parametrize("python", ["", "/nowhere/python", "/bin/false", "/bin/echo"])
+def test_where_no_other_process_can_be_had_it_is_compiled_here(
+    library: ModuleLibrary, here: Path, compiled_here: list[str], monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    write(here, BULKY)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "executable", python)
+
+    assert library.closure(["bulky"]) == compiled_here
+    assert not running_below()
+
+
+def test_an_unguarded_script_is_not_run_again_for_it(here: Path) -> None:
+    write(here, BULKY)
+    script = "print('run')\nfrom trickle._modules import LIBRARY\nprint(len(LIBRARY.closure(['bulky'])))\n"
+    write(here, {"unguarded.py": script})
+
+    done = subprocess.run(
+        [sys.executable, "-B", here / "unguarded.py"],
+        env={"PYTHONPATH": str(Path(trickle.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.stdout.split(), done.stderr) == (["run", "6"], "")
 
 
 # ---- closures
