@@ -109,21 +109,24 @@ def _compiled_files() -> bytes:
     """The code of the agent's files, behind the name of what can run it.
 
     It comes from this Python's own cache (``__pycache__``): to compile them takes the time that this is to save.
+    Empty where trickle itself was sent here, and so has no files.
     """
-    code = {name: _renamed(_code(path), f"<trickle>/{path}") for name, path in shipped_files().items()}
+    code: dict[str, CodeType] = {}
+    for name, path in shipped_files().items():
+        found = _code(path)
+        if found is None:
+            return b""
+        code[name] = _renamed(found, f"<trickle>/{path}")
     data = marshal.dumps((CODE_TAG, marshal.dumps(code)))
     return binascii.b2a_base64(zlib.compress(data, 1))
 
 
-def _code(path: str) -> CodeType:
-    """One of this package's files, compiled, without importing anything."""
+def _code(path: str) -> CodeType | None:
+    """One of this package's files, compiled, without importing anything; None where there is no such file."""
     *folders, stem = path.removesuffix(".py").removesuffix("/__init__").split("/")
     name = ".".join(["trickle", *folders, stem])
     spec = PathFinder.find_spec(name, [str(Path(top, *folders)) for top in sys.modules["trickle"].__path__])
-    assert spec is not None and isinstance(spec.loader, InspectLoader)
-    code = spec.loader.get_code(name)
-    assert code is not None
-    return code
+    return spec.loader.get_code(name) if spec is not None and isinstance(spec.loader, InspectLoader) else None
 
 
 def _renamed(code: CodeType, file_name: str) -> CodeType:
