@@ -17,7 +17,7 @@ import trio.lowlevel
 import trickle
 from tests import torture, work
 from tests.hosts import file_appears, is_running, is_stopped, local, process_ends, running_below
-from trickle import _link
+from trickle import _host, _link
 from trickle._module_server import ModuleServer
 from trickle._wire.connection import CREDIT
 from trickle.abc import Tunnel
@@ -161,6 +161,48 @@ async def test_a_session_that_is_stopped_between_two_calls_keeps_its_worker(far:
         os.kill(pid, signal.SIGCONT)
 
         assert await session.call(work.pid) == pid
+
+
+async def test_an_exception_beside_a_call_ends_it(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.call, work.clean_up_then, str(shared / "cleaned"))
+                await file_appears(shared / "cleaned.started")
+                raise ZeroDivisionError
+
+        assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+        assert (shared / "cleaned").read_text() == "clean"
+        assert host.statistics().verdicts == {"cancelled": 1}
+
+
+async def test_a_host_that_gives_no_verdict_is_lost_and_its_work_ends(
+    far: Tunnel, shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_host, "VERDICT_SLACK", 0.5)
+    errors = []
+
+    async def another_call(host: trickle.Host) -> None:
+        try:
+            await host.call(work.say_and_run, str(shared / "other"))
+        except trickle.HostLost as exc:
+            errors.append(str(exc))
+
+    async with trickle.open_host(far) as host:
+        async with trio.open_nursery() as others:
+            others.start_soon(another_call, host)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.options(grace_period=0).call, work.say_and_run, str(shared / "one"))
+                pids = [int(await file_appears(shared / name)) for name in ("one", "other")]
+                os.kill(host.info.pid, signal.SIGSTOP)
+                nursery.cancel_scope.cancel()
+        assert "web1: no verdict on a cancelled call within 0.5 s" in errors[0]
+        assert host.statistics().verdicts == {"unknown": 2}
+        assert host.statistics().state == "lost"
+        with contextlib.suppress(ProcessLookupError):  # where it is a child of ours, it has been killed
+            os.kill(host.info.pid, signal.SIGCONT)
+        for pid in pids:
+            await process_ends(pid)
 
 
 async def test_a_timeout_leaves_the_other_calls_alone(far: Tunnel, shared: Path) -> None:
