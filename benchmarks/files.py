@@ -22,9 +22,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+import trio
+
 import trickle
 from benchmarks import _harness
-from benchmarks._harness import FREE, MEGABYTES_PER_SECOND, NOT_INSTALLED, Bench, Measure, Unit, blocking, each
+from benchmarks._harness import FREE, MEGABYTES_PER_SECOND, NOT_INSTALLED, Bench, Measure, Unit, each
 from benchmarks._peers import HAS_EXECNET, NO_SSHD, gateway, local, ssh_tunnel
 
 PLACEMENTS = (FREE,)  # ssh and sshd are two processes in any case
@@ -138,16 +140,8 @@ class Ground:
 
 
 def timed(act: Callable[[], object], before: Callable[[], object], amount: float) -> Measure:
-    """Of what blocks: *amount* for each second; with 0, the seconds."""
-
-    def once() -> float:
-        before()
-        started = time.perf_counter()
-        act()
-        taken = time.perf_counter() - started
-        return amount / taken if amount else taken
-
-    return blocking(once)
+    """Of what blocks: *amount* for each second; with 0, the seconds.  In a thread: hosts want to be heard meanwhile."""
+    return timed_async(lambda: trio.to_thread.run_sync(act), before, amount)
 
 
 def timed_async(act: Callable[[], Awaitable[object]], before: Callable[[], object], amount: float) -> Measure:
@@ -207,7 +201,7 @@ async def large_file(bench: Bench, ground: Ground) -> None:
     write_random(ground.here, size)
     for verb, floor in (("put", ground.cat_there), ("fetch", ground.cat_back)):
         candidates = {"ssh host cat": timed(floor, ground.clear, size), **ways(ground, verb == "fetch", size)}
-        title, rounds = f"files: {verb} {size // 10**6} MB", bench.pick(2, 7)
+        title, rounds = f"files: {verb} {size // 10**6} MB", bench.pick(2, 5)
         await bench.compare(title, candidates, unit=MEGABYTES_PER_SECOND, floor="ssh host cat", rounds=rounds)
     ground.clear()
     ground.here.unlink()
@@ -225,7 +219,7 @@ async def small_files(bench: Bench, ground: Ground) -> None:
         if verb == "put":
             execnet = timed(ground.execnet_there, ground.clear, count)
             candidates["execnet.RSync"] = execnet if HAS_EXECNET else NOT_INSTALLED
-        title, rounds = f"files: {verb} {count} of 4 KB", bench.pick(2, 7)
+        title, rounds = f"files: {verb} {count} of 4 KB", bench.pick(2, 5)
         await bench.compare(title, candidates, unit=FILES_PER_SECOND, floor="tar over ssh", rounds=rounds)
     ground.clear()
     shutil.rmtree(ground.here)
@@ -249,7 +243,7 @@ async def changed_file(bench: Bench, ground: Ground) -> None:
         "rsync, put": installed("rsync", timed(ground.rsync_there, as_it_was, 0)),
         "rsync, fetch": installed("rsync", timed(ground.rsync_back, as_it_was, 0)),
     }
-    await bench.compare(title, candidates, unit=SECONDS, floor="ssh host cat, all of it", rounds=bench.pick(2, 5))
+    await bench.compare(title, candidates, unit=SECONDS, floor="ssh host cat, all of it", rounds=bench.pick(2, 3))
     ground.clear()
     ground.here.unlink()
     old.unlink()
@@ -265,7 +259,7 @@ async def on_this_machine(bench: Bench, ground: Ground) -> None:
             "trickle, fetch": timed_async(lambda: host.fetch(ground.here, ground.there), ground.clear, size),
         }
         title = f"files: {size // 10**6} MB on this machine"
-        await bench.compare(title, candidates, unit=MEGABYTES_PER_SECOND, floor="cat", rounds=bench.pick(2, 7))
+        await bench.compare(title, candidates, unit=MEGABYTES_PER_SECOND, floor="cat", rounds=bench.pick(2, 5))
 
 
 async def measure(bench: Bench) -> None:

@@ -855,8 +855,10 @@ class Host:
         """Write a file, or a directory with all that is in it, to this host.
 
         Each file is put together beside its place, checked, and moved there in one step: nothing half-written is
-        ever to be seen under its name.  A file that is there already and the same is left alone; of a large one that
-        is there, only the blocks of 128 KiB that differ are sent.  Symbolic links stay links, and holes holes.
+        ever to be seen under its name, and whatever fails, the old file or the new one is there.  A file that is there
+        already and the same is left alone; of a large one that is there, only the blocks of 128 KiB that differ are
+        sent.  Symbolic links stay links, and holes holes.  What a transfer that was killed has left beside a target
+        is removed by the next one to it.
 
         Args:
           local: a path; or contents: bytes, a file open in binary mode, or an async iterable of bytes.
@@ -866,11 +868,15 @@ class Host:
           fsync: return only when it is on the disk.
           resume: when this is interrupted, keep what has come in ``.NAME.trickle-part`` beside the target, and go on
             from there the next time.
-          progress: called with the bytes that are done, and of all (None: not known).
+          progress: called with the bytes of files that are done, and of all (None: not known).  What it raises ends
+            the transfer, and is raised here.
+
+        Returns:
+          What was done: the bytes of all files, their SHA-256, the bytes that had to be sent, and what was skipped.
 
         Raises:
           RemoteError: it cannot be written: ``PermissionError``, for one, or ``IsADirectoryError``.
-          OSError: it cannot be read, or was changed while it was read.
+          OSError: it cannot be read here, or was changed while it was read.
           HostLost: the connection died.
         """
         how = TransferOptions(mode, preserve, fsync, resume, progress)
@@ -890,7 +896,13 @@ class Host:
     ) -> TransferResult:
         """Bring a file, or a directory with all that is in it, from this host; as ``put``, the other way round.
 
-        Nothing is written outside of *local*, whatever the host says.
+        Nothing is written outside of *local*, whatever the host says, and no file gets set-user-ID or set-group-ID
+        from it.
+
+        Raises:
+          RemoteError: it cannot be read, or was changed while it was read.
+          OSError: it cannot be written here.
+          HostLost: the connection died; ProtocolError, if what came is not from an agent of ours.
         """
         how = TransferOptions(mode, preserve, fsync, resume, progress)
         return await fetch(self._core, self._options, remote, local, how)

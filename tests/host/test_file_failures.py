@@ -315,6 +315,30 @@ async def test_a_far_end_that_is_killed_in_a_transfer(
     assert leftovers(shared) == []
 
 
+async def test_a_transfer_that_was_killed_is_resumed(far: trickle.abc.Tunnel, shared: Path, tmp_path: Path) -> None:
+    data = os.urandom(BIG)
+    (tmp_path / "here").write_bytes(data)
+    killed: list[int] = []
+
+    async with trickle.open_host(far) as host:
+        await host.wait_connected()
+
+        def kill(done: int, of: int | None) -> None:
+            if done > BIG // 2 and not killed:
+                killed.append(host.info.pid)
+                os.kill(killed[0], signal.SIGKILL)
+
+        with pytest.raises(trickle.HostLost):
+            await host.put(tmp_path / "here", shared / "there", resume=True, progress=kill)
+    assert leftovers(shared) == [".there.trickle-part"] and not (shared / "there").exists()
+
+    async with trickle.open_host(far) as host:
+        done = await host.put(tmp_path / "here", shared / "there", resume=True)
+    assert (shared / "there").read_bytes() == data
+    assert done.sent < BIG
+    assert leftovers(shared) == []
+
+
 CONTROLLER = """
 import sys, time, trio, trickle
 verb, here, there, name, *ssh_options = sys.argv[1:]
@@ -511,20 +535,33 @@ def test_what_is_put_in_the_place_of_a_listed_file_is_not_read(
     assert str(tmp_path / "file") in str(caught.value) and "(here, for web1)" in str(caught.value)
 
 
-async def test_a_source_that_vanishes_over_there_is_told(far: trickle.abc.Tunnel, shared: Path, tmp_path: Path) -> None:
-    (shared / "tree").mkdir()
+@pytest.mark.parametrize("verb", ["put", "fetch"])
+@pytest.mark.parametrize("kind", ["gone", "changed"])
+async def test_a_source_that_does_not_hold_still_is_told(
+    verb: Verb, kind: str, far: trickle.abc.Tunnel, shared: Path
+) -> None:
+    here, there = shared / "here", shared / "there"
+    for top in (here, there):
+        top.mkdir()
+        top.chmod(0o777)
     for number in range(3):
-        (shared / "tree" / str(number)).write_bytes(bytes(BIG))
+        (here / str(number)).write_bytes(bytes(BIG))
+    (there / "2").write_text("old")
 
-    def remove(done: int, of: int | None) -> None:
-        (shared / "tree" / "2").unlink(missing_ok=True)
+    def change(done: int, of: int | None) -> None:
+        if kind == "gone":
+            (here / "2").unlink(missing_ok=True)
+        else:
+            os.utime(here / "2", ns=(0, 0))
 
     async with trickle.open_host(far) as host:
-        with pytest.raises(FileNotFoundError, match="^web1: .*was removed meanwhile: .*tree/2"):
-            await host.fetch(shared / "tree", tmp_path / "tree", progress=remove)
+        with pytest.raises(OSError, match="was removed meanwhile|was changed while it was read") as caught:
+            await transfer(host, verb)(here, there, preserve=False, progress=change)
 
-    assert {path.name for path in (tmp_path / "tree").iterdir()} <= {"0", "1"}
-    assert leftovers(tmp_path) == []
+    assert isinstance(caught.value, trickle.RemoteError) == (verb == "fetch")
+    assert str(here / "2") in str(caught.value) and "web1" in str(caught.value)
+    assert (there / "2").read_text() == "old"
+    assert leftovers(there) == []
 
 
 # ---- modes, names, kinds
