@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import functools
+import hashlib
 import os
 import signal
 import socket
@@ -100,7 +101,7 @@ def test_a_temporary_that_was_taken_for_dead_is_made_again(tmp_path: Path, monke
     monkeypatch.setattr(file_writing, "lock", another_comes_between)
     target = file_target.Target(os.fsencode(tmp_path / "there"), OPTIONS)
     target.have([(b"", files.FILE, 3, 0o644, 0, b"", -1, -1)])
-    target.write([(files.WHOLE, 0, None, b"abc")])
+    target.write([(files.WHOLE, 0, hashlib.sha256(b"abc").digest(), b"abc")])
 
     assert taken and leftovers(tmp_path) == []
     assert (tmp_path / "there").read_text() == "abc"
@@ -575,7 +576,7 @@ def test_the_umask_is_asked_for_without_being_set(tmp_path: Path, monkeypatch: p
     try:
         target = file_target.Target(os.fsencode(tmp_path / "there"), OPTIONS)
         target.have([(b"", files.FILE, 3, -1, -1, b"", -1, -1)])
-        target.write([(files.WHOLE, 0, None, b"abc")])
+        target.write([(files.WHOLE, 0, hashlib.sha256(b"abc").digest(), b"abc")])
     finally:
         monkeypatch.undo()
         os.umask(mask)

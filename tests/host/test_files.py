@@ -416,6 +416,11 @@ def test_a_directory_is_not_written_through_a_link(tmp_path: Path) -> None:
         ([(files.OPEN, 0), (files.DATA, bytes(1_000_000))], OSError),
         ([(files.OPEN, 0), (files.OPEN, 0)], ValueError),
         ([(files.WHOLE, 0, bytes(32), b"abc")], OSError),
+        ([(files.WHOLE, 0, None, b"abc")], ValueError),
+        ([(files.OPEN, 0), (files.SAME, 4)], OSError),
+        ([(files.OPEN, 0), (files.SAME, -3)], ValueError),
+        ([(files.OPEN, 0), (files.HOLE, -3)], ValueError),
+        ([(files.OPEN, 0), (files.HOLE, 2**40)], OSError),
     ],
 )
 def test_contents_that_no_source_sends_are_refused(
@@ -431,6 +436,30 @@ def test_contents_that_no_source_sends_are_refused(
 
     assert (tmp_path / "there").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("message", [b"", b"\0\0\0\0", b"\0\0\0\5abc", b"\xff\xff\xff\xff" + bytes(100)])
+def test_messages_that_no_side_sends_are_refused(message: bytes) -> None:
+    with pytest.raises(ValueError):
+        files.split_message(message)
+
+
+@pytest.mark.parametrize(
+    "ops", [[], [(files.DATA, 4)], [(files.DATA, 2)], [(files.DATA, 4), (files.DATA, -1)], [(files.DATA, -3)]]
+)
+def test_contents_that_do_not_fit_their_message_are_refused(ops: list[tuple[object, ...]]) -> None:
+    with pytest.raises(ValueError):
+        files.put_contents(ops, memoryview(b"abc"))
+
+
+def test_contents_come_out_of_a_message_as_they_went_in() -> None:
+    ops = [(files.OPEN, 0), (files.DATA, b"abc"), (files.HOLE, 5), (files.WHOLE, 1, bytes(32), b""), (files.SAME, 1)]
+    head, contents = files.take_contents(ops)
+
+    split, rest = files.split_message(files.join_message(b"head", contents))
+
+    assert split == b"head"
+    assert files.put_contents(head, rest) == ops
 
 
 # ---- groups

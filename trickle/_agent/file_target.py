@@ -185,7 +185,7 @@ class Target:
             if kind == WHOLE:
                 self._begin(op[1])
                 self._add(op[3])
-                self._commit(op[2])
+                self._commit(_digest(op[2]))
             elif kind == OPEN:
                 self._begin(op[1])
             elif kind == DATA:
@@ -197,7 +197,7 @@ class Target:
                 with self._doing("it was written", self._open_one.path):
                     self._open_one.skip(op[1])
             elif kind == COMMIT:
-                self._commit(op[1])
+                self._commit(_digest(op[1]))
             elif kind == UNCHANGED:
                 self._leave(op[1])
             else:
@@ -326,6 +326,12 @@ class Target:
             self._writing = None
         while self._parts:
             os.close(self._parts.popitem()[1])
+
+
+def _digest(said: "Any") -> bytes:
+    if type(said) is not bytes:
+        raise ValueError("a checksum of type %s" % type(said).__name__)
+    return said
 
 
 def is_entry(entry: "Any") -> bool:

@@ -120,8 +120,10 @@ class Writing:
     def copy(self, size: int) -> None:
         """The next *size* bytes are those that were here."""
         source = self.fd if self._goes_on else self._base
+        if size < 0:
+            raise ValueError("%d bytes of contents" % size)
         left = size
-        while left > 0:
+        while left:
             self.check()
             data = os.pread(source, min(left, files.BATCH), self.size) if source >= 0 else b""
             if not data:
