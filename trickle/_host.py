@@ -12,7 +12,7 @@ import math
 import os
 import subprocess
 from collections import Counter
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
@@ -38,7 +38,7 @@ from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
 from trickle._turns import Turns
 from trickle._wire import frames
-from trickle._wire.payload import join_options
+from trickle._wire.payload import pack_options
 from trickle.abc import Tunnel
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class HostCore:
                 if session is not None:
                     session.calls.discard(call)
         if call.verdict == frames.RETURNED and not options.reducers:
-            return self.read_result(bytes(call.payload), options)
+            return self.read_pieces(call.pieces, options)
         return await self.outcome(link, call, options, session)
 
     async def _start(
@@ -274,7 +274,7 @@ class HostCore:
         options: CallOptions,
         packed: Packed,
         mode: str | None,
-    ) -> bytes:
+    ) -> bytes | list[bytes]:
         """The call's payload; what it needs over there is on its way when this returns."""
         if packed.is_async is None:
             packed.is_async = is_async(fn)
@@ -297,11 +297,12 @@ class HostCore:
                     asked_for, needed = {**asked_for, "flow": mode}, needed | MODULES[mode]
                 if packed.is_async:
                     needed = needed | {"trio"}
-                packed.payloads[version, implementation] = join_options(asked_for, outgoing.payload), needed
+                packed.payloads[version, implementation] = _gathered(pack_options(asked_for), outgoing), needed
             payload, modules = packed.payloads[version, implementation]
-            if len(payload) > self.settings.max_payload:
+            size = len(payload) if isinstance(payload, bytes) else sum(map(len, payload))
+            if size > self.settings.max_payload:
                 raise Unsendable(
-                    f"{self.name}: the arguments take {len(payload)} bytes and max_payload is"
+                    f"{self.name}: the arguments take {size} bytes and max_payload is"
                     f" {self.settings.max_payload}; raise it in open_host, or send less",
                     host=self.name,
                     path="arguments",
@@ -360,13 +361,14 @@ class HostCore:
         """What the call returned, or the error that says how it ended."""
         if call.verdict == frames.RETURNED:
             if not options.reducers:
-                return self.read_result(bytes(call.payload), options)
+                return self.read_pieces(call.pieces, options)
             trusted = self._is_trusted(options)
-            return await self.reducing.reduce(bytes(call.payload), options, host=self.name, full_trust=trusted)
+            return await self.reducing.reduce(call.payload, options, host=self.name, full_trust=trusted)
         if call.verdict == frames.RAISED:
-            if len(call.payload) > MAX_ERROR:
-                raise UnsafeResult(f"{self.name}: an error of {len(call.payload)} bytes is not read", host=self.name)
-            error = rebuild_exception(bytes(call.payload), host=self.name)
+            payload = call.payload
+            if len(payload) > MAX_ERROR:
+                raise UnsafeResult(f"{self.name}: an error of {len(payload)} bytes is not read", host=self.name)
+            error = rebuild_exception(payload, host=self.name)
             name_new_syntax(error, link.info.python_version if link.info is not None else None)
             raise error
         if self.closed:
@@ -388,8 +390,14 @@ class HostCore:
             remote_stack=call.remote_stack,
         )
 
+    def read_pieces(self, pieces: Sequence[bytes | bytearray], options: CallOptions) -> Any:
+        """What a function has sent, by the rules for results; large bytes are put together without another copy."""
+        if len(pieces) > 1 and (found := bytes_in(pieces)) is not None:
+            return found
+        return self.read_result(b"".join(pieces), options)
+
     def read_result(self, payload: bytes, options: CallOptions) -> Any:
-        """What a function has sent, by the rules for results."""
+        """The same of what is in one piece."""
         if len(payload) > options.max_result and not _is_one_string(payload):
             raise UnsafeResult(
                 f"{self.name}: a result of {len(payload)} bytes is more than max_result ({options.max_result}) allows,"
@@ -521,7 +529,7 @@ class Packed:
 
     def __init__(self) -> None:
         self.is_async: bool | None = None
-        self.payloads: dict[tuple[tuple[int, int] | None, str | None], tuple[bytes, frozenset[str]]] = {}
+        self.payloads: dict[tuple[tuple[int, int] | None, str | None], tuple[bytes | list[bytes], frozenset[str]]] = {}
 
 
 class CallRecord:
@@ -1170,6 +1178,33 @@ def _reason(exc: BaseException | None) -> str | None:
     if isinstance(exc, trio.Cancelled):
         return exc.reason or ("deadline" if exc.source == "deadline" else None)
     return type(exc).__name__
+
+
+def _gathered(options: bytes, outgoing: _pickling.OutgoingCall) -> bytes | list[bytes]:
+    """A call's payload: in pieces, if it is large."""
+    pieces = [options, *outgoing.pieces]
+    return b"".join(pieces) if sum(map(len, pieces)) <= frames.CHUNK else pieces
+
+
+def bytes_in(pieces: Sequence[bytes | bytearray]) -> bytes | None:
+    """The bytes that these pieces of a pickle are one object of, copied once; None if they are something else."""
+    start = bytes(pieces[0][:11])
+    if start[:2] not in (b"\x80\x04", b"\x80\x05") or start[2:3] not in (b"B", b"\x8e"):
+        return None
+    begin = 7 if start[2:3] == b"B" else 11
+    size = int.from_bytes(start[3:begin], "little")
+    behind = sum(map(len, pieces)) - begin - size  # MEMOIZE, perhaps, and STOP
+    if len(start) < begin or behind not in (1, 2) or b"".join(pieces[-2:])[-behind:] != b"\x94."[-behind:]:
+        return None
+    views = [memoryview(piece) for piece in pieces]
+    views[0] = views[0][begin:]
+    while behind:
+        cut = min(behind, len(views[-1]))
+        views[-1] = views[-1][: len(views[-1]) - cut]
+        behind -= cut
+        if not views[-1]:
+            views.pop()
+    return b"".join(views)
 
 
 def _is_one_string(payload: bytes) -> bool:

@@ -32,6 +32,7 @@ from trickle._turns import TURN_HELD, Turns
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, CREDIT, Connection
 from trickle._wire.frames import (
+    LARGE,
     Ask,
     Cancel,
     Close,
@@ -95,7 +96,7 @@ class RemoteCall:
         "id",
         "inbox",
         "is_session",
-        "payload",
+        "pieces",
         "room",
         "session",
         "sink",
@@ -111,7 +112,7 @@ class RemoteCall:
         self.finished: trio.Event = trio.Event()
         self.verdict: int | None = None  # None with an error: unknown
         self.detail: int = 0
-        self.payload: bytearray = bytearray()  # of the result or error, as far as it has come
+        self.pieces: list[bytes | bytearray] = []  # of the result or error, as far as it has come
         self.error: ConnectError | HostLost | None = None
         self.inbox: Inbox | None = None  # of a call with a flow
         self.arrivals: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # who waits for what comes
@@ -120,9 +121,23 @@ class RemoteCall:
     @property
     def remote_stack(self) -> str | None:
         """Where its deadline found it, innermost frame first; None if that is not known."""
-        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.payload:
+        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.pieces:
             return None
-        return _text(bytes(self.payload))
+        return _text(self.payload)
+
+    @property
+    def payload(self) -> bytes:
+        """The result or error, as far as it has come."""
+        return b"".join(self.pieces)
+
+    def add(self, piece: bytes) -> None:
+        """Keep a piece of the result or error.  Small ones are put together: an object for each would be much more."""
+        if len(piece) > LARGE or not self.pieces:
+            self.pieces.append(piece)
+        elif isinstance(self.pieces[-1], bytearray):
+            self.pieces[-1] += piece
+        else:
+            self.pieces.append(bytearray(piece))
 
     @property
     def verdict_name(self) -> str:
@@ -207,7 +222,7 @@ class Link:
 
     def start_call(
         self,
-        payload: bytes,
+        payload: bytes | list[bytes],
         *,
         session: int | None,
         deadline: float,
@@ -224,7 +239,7 @@ class Link:
         call = self._new_call(sink)
         call.session = call.id if session is None else session
         call.deadline = deadline
-        if len(payload) > CREDIT:
+        if not isinstance(payload, bytes) and sum(map(len, payload)) > CREDIT:
             self.expect_bulk()
         if flows:
             call.inbox = Inbox()
@@ -652,14 +667,16 @@ class Link:
                 if frame.verdict not in frames.VERDICTS:
                     raise WireError(f"verdict {frame.verdict}")
                 if frame.verdict not in (frames.RETURNED, frames.RAISED):
-                    call.payload.clear()  # parts of a result that nobody wants any more
-                call.payload += frame.payload
+                    call.pieces.clear()  # parts of a result that nobody wants any more
+                if frame.payload:
+                    call.add(frame.payload)
                 call.detail = frame.detail
                 self._finish(call, frame.verdict)
             case Data():
-                if len(frame.payload) == frames.CHUNK and not self.calls[frame.id].payload:
+                call = self.calls[frame.id]
+                if len(frame.payload) == frames.CHUNK and len(call.pieces) < 2:
                     self.expect_bulk()
-                self.calls[frame.id].payload += frame.payload
+                call.add(frame.payload)
                 self._connection.used(frame.id, len(frame.payload))
             case Item():
                 call = self.calls[frame.id]

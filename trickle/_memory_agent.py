@@ -515,12 +515,13 @@ class MemoryAgent:
             return RAISED, results.describe_exception(exc)
 
     async def _value(self, run: Run) -> object:
-        asked_for, call = split_options(b"".join(run.parts))
+        payload = b"".join(run.parts)
+        asked_for, start = split_options(payload)
         run.parts = []
         mode = asked_for.pop("flow", None)
         surroundings = options.Surroundings(asked_for) if asked_for else None
         with surroundings or contextlib.nullcontext():
-            fn, args, kwargs = self._load(call)
+            fn, args, kwargs = self._load(payload, start)
             value = fn(*args, **kwargs) if mode is None else run.flow.run(mode, fn, args, kwargs, surroundings)
         if not asynchronous.is_coroutine(value):
             return value
@@ -532,10 +533,10 @@ class MemoryAgent:
             return await Steps(value, run)
         raise remote.CallCancelled
 
-    def _load(self, call: bytes) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    def _load(self, payload: bytes, start: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         former, functions.main = functions.main, self._main
         try:
-            return functions.loads_call(call)
+            return functions.loads_call(payload, start)
         finally:
             functions.main = former
 

@@ -5,12 +5,10 @@ lambdas, closures.  Which modules the host then needs is reported, not sent.
 """
 
 import builtins
-import io
 import marshal
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -27,6 +25,7 @@ from ._source_code import (
     snippet_of_function,
     snippet_of_statement,
 )
+from ._wire.frames import LARGE
 
 # Every module over there has its own.
 OWN_NAMES = frozenset({"__name__", "__builtins__", "__doc__", "__loader__", "__spec__"})
@@ -37,19 +36,24 @@ class NeedsVersion(Exception):
     """Only code can be sent, no source: wait until the host's Python is known, and pickle again."""
 
 
-@dataclass(frozen=True)
-class OutgoingCall:
+class OutgoingCall(NamedTuple):
     """A call as bytes.
 
     Attributes:
+      pieces: those bytes; what is large in the arguments was not copied.
       modules: names that unpickling imports, or source in the payload; those of the standard library are left
         out, and some may turn out to be attributes of modules.
       snippets: source in the payload.
     """
 
-    payload: bytes
+    pieces: list[bytes]
     modules: frozenset[str]
     snippets: tuple[Snippet, ...] = ()
+
+    @property
+    def payload(self) -> bytes:
+        """All of them in one."""
+        return b"".join(self.pieces)
 
 
 def dumps_call(
@@ -76,12 +80,12 @@ def dumps_call(
     try:
         reference = _reference_to(fn, call)
         if reference is None:
-            pickled = call.pickle((fn, args, dict(kwargs)))
-        elif _SCALARS.issuperset(map(type, args)) and not kwargs:
-            return OutgoingCall(reference.pickled + pickle.dumps((args, {}), call.protocol), reference.modules)
+            pieces = call.pickle_in_pieces((fn, args, dict(kwargs)))
+        elif not kwargs and all(map(_is_small, args)):
+            return OutgoingCall([reference.pickled, pickle.dumps((args, {}), call.protocol)], reference.modules)
         else:
             call.modules.update(reference.modules)
-            pickled = reference.pickled + call.pickle((args, dict(kwargs)))
+            pieces = [reference.pickled, *call.pickle_in_pieces((args, dict(kwargs)))]
     except (Unsendable, NeedsVersion):
         raise
     except Exception as exc:  # whatever a __reduce__ or __getstate__ of the program's raises
@@ -89,8 +93,8 @@ def dumps_call(
         raise call.unsendable(parts, exc) from exc
     items = [item for item in call.items.values() if item is not None]
     if items:
-        pickled = pickle.dumps(items, call.protocol) + pickled
-    return OutgoingCall(pickled, frozenset(call.modules), tuple(call.snippets))
+        pieces.insert(0, pickle.dumps(items, call.protocol))
+    return OutgoingCall(pieces, frozenset(call.modules), tuple(call.snippets))
 
 
 def _labelled(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -112,9 +116,13 @@ class _Call:
 
     def pickle(self, obj: object, needed: set[str] | None = None) -> bytes:
         """Pickle *obj*; names of the script that its functions use are added to *needed*."""
-        stream = io.BytesIO()
-        _Pickler(stream, self, set() if needed is None else needed).dump(obj)
-        return stream.getvalue()
+        return b"".join(self.pickle_in_pieces(obj, needed))
+
+    def pickle_in_pieces(self, obj: object, needed: set[str] | None = None) -> list[bytes]:
+        """The same; what is large in *obj* is not copied."""
+        pieces = _Pieces()
+        _Pickler(pieces, self, set() if needed is None else needed).dump(obj)
+        return pieces if len(pieces) <= MOST_PIECES else [b"".join(pieces)]
 
     def note_module(self, name: str) -> None:
         """Remember that the host will import *name*."""
@@ -190,7 +198,21 @@ class _Reference(NamedTuple):
 MOST_REFERENCES = 1000
 _references: dict[tuple[object, int], _Reference] = {}  # by function and protocol
 _HASHED_BY_IDENTITY = (FunctionType, BuiltinFunctionType, type)
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})  # pickled alike by every pickler
+_NUMBERS = frozenset({type(None), bool, int, float})
+
+
+def _is_small(value: object) -> bool:
+    """Whether every pickler pickles it alike, and it does not matter if it is copied."""
+    return type(value) in _NUMBERS or (type(value) in (str, bytes) and len(value) <= LARGE)  # type: ignore[arg-type]
+
+
+MOST_PIECES = 8  # of a pickle: where there are more, they are small, and are put together
+
+
+class _Pieces(list[bytes]):
+    """What a pickler writes to: it hands over large buffers as they are."""
+
+    write = list.append
 
 
 def _reference_to(fn: Any, call: _Call) -> _Reference | None:
@@ -224,7 +246,7 @@ class _Reduced:
 class _Pickler(pickle.Pickler):
     """Pickles what can be imported by reference, and functions that cannot by value."""
 
-    def __init__(self, stream: io.BytesIO, call: _Call, needed: set[str]) -> None:
+    def __init__(self, stream: _Pieces, call: _Call, needed: set[str]) -> None:
         super().__init__(stream, call.protocol)
         self._call = call
         self._needed = needed

@@ -32,9 +32,10 @@ ModuleClass = type(sys)
 MAX_COMPILED = 1000  # snippets kept compiled: a program that makes lambdas in a loop sends the same few
 
 
-def loads_call(payload: bytes) -> "Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]":
-    """The function and the arguments in a payload; what unpickling raises is raised as it is."""
+def loads_call(payload: bytes, start: int = 0) -> "Tuple[Callable[..., Any], Tuple[Any, ...], Dict[str, Any]]":
+    """The function and the arguments in a payload, from *start*; what unpickling raises is raised as it is."""
     stream = io.BytesIO(payload)
+    stream.seek(start)
     loaded = pickle.Unpickler(stream).load()
     if isinstance(loaded, list):  # what the call needs of __main__; the call itself comes behind it
         main.update(loaded)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 READ_SIZE = 64 * 1024  # a larger buffer is mapped and unmapped each time, which takes longer than all else
 BULK_READ_SIZE = 256 * 1024  # behind one that was full
+MOST_PIECES = 64  # written at once without being put together: those of a batch of bulk are fewer
 CLOCK_BOOTTIME = 7  # Linux's clock that goes on while the machine sleeps; Python 3.6 does not name it
 
 
@@ -36,17 +37,17 @@ class ControllerPipe:
     """
 
     def __init__(self, max_payload: int) -> None:
-        self.connection = Connection(AGENT, frames.Decoder().feed, max_payload)
+        self.connection = Connection(AGENT, frames.Decoder(views=True).feed, max_payload)
         self.ended = False
         self.full = False
-        self._outgoing: "List[memoryview]" = []
+        self._outgoing: "List[bytes]" = []
         self._unarmor = Unarmor()
         self._heard = _lease_clock()
 
     def greet(self, nonce: str, about: bytes) -> None:
         """Say hello, behind a marker that is computed: as it is in nothing that was sent here, no echo has it."""
         self.connection.control(frames.Hello(0, frames.VERSION, 0, about))
-        self._outgoing.append(memoryview(nonce[::-1].encode() + b"".join(self.connection.data_to_send(0.0))))
+        self._outgoing = [nonce[::-1].encode(), *self.connection.data_to_send(0.0)]
 
     def silence(self) -> float:
         """Seconds since anything was heard; time that the machine slept counts."""
@@ -82,15 +83,16 @@ class ControllerPipe:
                 data = self.connection.data_to_send(now)
                 if not data:
                     break
-                self._outgoing.append(memoryview(b"".join(data)))
+                self._outgoing = data if len(data) <= MOST_PIECES else [b"".join(data)]
             try:
-                sent = os.write(1, self._outgoing[0])
+                sent = os.writev(1, self._outgoing)
             except BlockingIOError:
                 break
-            if sent < len(self._outgoing[0]):
-                self._outgoing[0] = self._outgoing[0][sent:]
-            else:
+            while self._outgoing and sent >= len(self._outgoing[0]):
+                sent -= len(self._outgoing[0])
                 del self._outgoing[0]
+            if sent:
+                self._outgoing[0] = memoryview(self._outgoing[0])[sent:]  # type: ignore[call-overload]
         self.full = bool(self._outgoing)
 
     @property

@@ -81,8 +81,8 @@ class Worker:
         self.watched = 0  # what the poller looks for at the link,
         self.outputs_watched = 0  # and at what it prints
         self.bundles = 0  # how many it has been given
-        self.decoder = Decoder()
-        self.outbox: "List[memoryview]" = []
+        self.decoder = Decoder(views=True)
+        self.outbox: "List[List[bytes]]" = []  # frames in pieces
         self.outputs: "Dict[int, Lines]" = {}
         self.theirs: "Optional[_socket.socket]" = None  # the worker's end of its link
         self._stack_text = b""
@@ -154,7 +154,9 @@ class Worker:
         """Frames for the worker's link, as fast as it takes them."""
         for frame in to_send:
             self.others += not isinstance(frame, Call)
-            self.outbox.append(memoryview(frames.encode(frame)))
+            pieces: "List[bytes]" = []
+            frames.encode_to(pieces, frame)
+            self.outbox.append(pieces)
         self.flush()
 
     def give_ahead(self, call: Call) -> bool:
@@ -193,14 +195,14 @@ class Worker:
         """Write what the link takes."""
         while self.outbox:
             try:
-                sent = self.link.send(self.outbox[0])
+                sent = self.link.sendmsg(self.outbox[0])
             except BlockingIOError:
                 return
             except OSError:
                 self.outbox = []  # it is dying; its death is noticed elsewhere
                 return
-            if sent < len(self.outbox[0]):
-                self.outbox[0] = self.outbox[0][sent:]
+            if sent < sum(map(len, self.outbox[0])):  # where the link has no messages
+                self.outbox[0] = [b"".join(self.outbox[0])[sent:]]
             else:
                 del self.outbox[0]
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5 if sys.version_info >= (3, 8) else 4  # the reader needs 4's opcodes, and knows none after 5's
 
-_SCALARS = frozenset([type(None), bool, int, float, str, bytes])
+_SCALARS = frozenset([type(None), bool, int, float])
+MOST_PIECES = 8  # of a pickle: where there are more, they are small, and are put together
 
 MAX_TEXT = 64 * 1024  # characters of a str(), and of a traceback: more is no longer read by a person
 MAX_CHILD_TEXT = 8 * 1024  # of each exception in a group: the group's own traceback shows them too
@@ -40,8 +41,17 @@ def dumps_result(value: "Any") -> bytes:
     Raises:
       TypeError: it cannot be pickled.
     """
+    return b"".join(pickle_result(value))
+
+
+def pickle_result(value: "Any") -> "List[bytes]":
+    """The same, in pieces: what is large in it is not copied.
+
+    Raises:
+      TypeError: it cannot be pickled.
+    """
     if type(value) in _SCALARS:
-        return pickle.dumps(value, PROTOCOL)
+        return [pickle.dumps(value, PROTOCOL)]
     output = _Buffer()
     pickler = pickle.Pickler(output, PROTOCOL)
     pickler.dispatch_table = _REDUCERS
@@ -51,20 +61,17 @@ def dumps_result(value: "Any") -> bytes:
         raise TypeError(
             "the function returned something that cannot be sent: %s (%s)" % (_describe_type(value), _text_of(exc))
         ) from exc
-    return output.getvalue()
+    return output.pieces if len(output.pieces) <= MOST_PIECES else [b"".join(output.pieces)]
 
 
 class _Buffer:
     """What a pickler writes to; ``io`` would do, but this shares large buffers instead of copying them."""
 
     def __init__(self) -> None:
-        self.chunks: "List[bytes]" = []
+        self.pieces: "List[bytes]" = []
 
-    def write(self, chunk: bytes) -> None:
-        self.chunks.append(chunk)
-
-    def getvalue(self) -> bytes:
-        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+    def write(self, piece: bytes) -> None:
+        self.pieces.append(piece)
 
 
 def _describe_type(value: "Any") -> str:

@@ -16,7 +16,21 @@ from trickle._agent import asynchronous, functions, logs, options, results
 from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK
 from trickle._wire import frames
-from trickle._wire.frames import CHUNK, Ask, Begin, Call, Cancel, Data, Decoder, End, Item, Modules, Record, Renew
+from trickle._wire.frames import (
+    CHUNK,
+    LARGE,
+    Ask,
+    Begin,
+    Call,
+    Cancel,
+    Data,
+    Decoder,
+    End,
+    Item,
+    Modules,
+    Record,
+    Renew,
+)
 from trickle._wire.payload import split_options
 
 try:
@@ -216,20 +230,36 @@ class Worker:
         try:
             with self._write_lock:
                 for frame in to_send:
-                    self.link.sendall(frames.encode(frame))
+                    if len(frame.payload) <= LARGE:
+                        self.link.sendall(frames.encode(frame))
+                    else:
+                        self._send_large(frame)
         finally:
             if in_main_thread:
                 self._busy = False
         if in_main_thread:
             self._raise_if_cancelled()
 
+    def _send_large(self, frame: "frames.Frame") -> None:
+        pieces: "List[bytes]" = []
+        size = frames.encode_to(pieces, frame)
+        sent = self.link.sendmsg(pieces)
+        if sent < size:  # where the link has no messages
+            self.link.sendall(b"".join(pieces)[sent:])
+
     def send_record(self, level: int, data: bytes) -> None:
         """Pass a logging record on."""
         self.send(Record(0, max(0, level), 0, data))
 
-    def _answer(self, id: int, verdict: int, payload: bytes) -> None:
+    def _answer(self, id: int, verdict: int, pieces: "List[bytes]") -> None:
         parts: "List[frames.Frame]" = []
-        view = memoryview(payload)
+        *before, last = pieces
+        view = memoryview(last)
+        for piece in before:
+            start = 0
+            while start < len(piece):
+                parts.append(Data(id, 0, 0, memoryview(piece)[start : start + CHUNK]))  # type: ignore[arg-type]
+                start += CHUNK
         while len(view) > CHUNK:
             parts.append(Data(id, 0, 0, view[:CHUNK]))  # type: ignore[arg-type]
             view = view[CHUNK:]
@@ -254,16 +284,17 @@ class Worker:
             verdict, answer = self._outcome(id, payload)
         except remote.CallCancelled:  # it came between the function's end and the disarming
             self._armed = 0
-            verdict, answer = frames.CANCELLED, b""
+            verdict, answer = frames.CANCELLED, [b""]
         if os.getpid() != self.pid:
             os._exit(0)  # the function forked, and this is the child's copy of the call
         flush_output()
-        if len(answer) > self.max_payload:
-            error = ValueError("the result takes %d bytes; max_payload allows %d" % (len(answer), self.max_payload))
-            verdict, answer = frames.RAISED, results.describe_exception(error)
+        size = sum(map(len, answer))
+        if size > self.max_payload:
+            error = ValueError("the result takes %d bytes; max_payload allows %d" % (size, self.max_payload))
+            verdict, answer = frames.RAISED, [results.describe_exception(error)]
         self._answer(id, verdict, answer)
 
-    def _outcome(self, id: int, payload: bytes) -> "Tuple[int, bytes]":
+    def _outcome(self, id: int, payload: bytes) -> "Tuple[int, List[bytes]]":
         try:
             self._armed = id
             self._raise_if_cancelled()  # by what came before it was armed
@@ -275,8 +306,8 @@ class Worker:
             if os.getpid() != self.pid:
                 leave_fork(exc)
             if self._tainted and isinstance(exc, (remote.CallCancelled, KeyboardInterrupt)):
-                return frames.CANCELLED, b""
-            return frames.RAISED, self._describe(exc)
+                return frames.CANCELLED, [b""]
+            return frames.RAISED, [self._describe(exc)]
 
     def _describe(self, exc: BaseException) -> bytes:
         try:
@@ -308,16 +339,16 @@ class Worker:
             except (AttributeError, TypeError):
                 pass  # it has no room for one
 
-    def _perform(self, payload: bytes) -> bytes:
+    def _perform(self, payload: bytes) -> "List[bytes]":
         asked_for, call = split_options(payload)
         if not asked_for:
-            return results.dumps_result(self._value_of(call, None))
+            return results.pickle_result(self._value_of(payload, call, None))
         with options.Surroundings(asked_for):
-            return results.dumps_result(self._value_of(call, asked_for.get("flow")))
+            return results.pickle_result(self._value_of(payload, call, asked_for.get("flow")))
 
-    def _value_of(self, call: bytes, mode: "Optional[str]") -> "Any":
+    def _value_of(self, payload: bytes, start: int, mode: "Optional[str]") -> "Any":
         self._importing = True
-        fn, args, kwargs = functions.loads_call(call)
+        fn, args, kwargs = functions.loads_call(payload, start)
         self._importing = False
         if mode is None:
             value = fn(*args, **kwargs)

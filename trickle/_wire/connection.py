@@ -88,19 +88,30 @@ NOT_FOR_OTHERS = (Ack, Credit)  # dealt with in here
 class _Body:
     """A large payload on its way, cut into frames as there is room."""
 
-    def __init__(self, id: int, payload: bytes, kind: "Callable[..., Frame]") -> None:
+    def __init__(self, id: int, pieces: "Iterable[bytes]", kind: "Callable[..., Frame]") -> None:
         self.id = id
         self.kind = kind
-        self.left = memoryview(payload)
+        self._pieces = deque(memoryview(piece) for piece in pieces if piece)
+        self.left = sum(map(len, self._pieces))
 
     def take(self) -> Frame:
-        part = self.left[:CHUNK]
-        self.left = self.left[CHUNK:]
+        piece = self._pieces[0]
+        part = piece[:CHUNK]
+        self.left -= len(part)
+        if len(part) < len(piece):
+            self._pieces[0] = piece[CHUNK:]
+        else:
+            self._pieces.popleft()
         return self.kind(self.id, 0 if self.left else 1, 0, part)
+
+    @property
+    def next_size(self) -> int:
+        """Bytes of the next part."""
+        return min(CHUNK, len(self._pieces[0]))
 
 
 def _size(item: "Union[Frame, _Body]") -> int:
-    return len(item.left if isinstance(item, _Body) else item.payload)
+    return item.left if isinstance(item, _Body) else len(item.payload)
 
 
 def cost(frame: Frame) -> int:
@@ -131,7 +142,7 @@ class _Call:
             return False
         item = self.queue[0]
         if isinstance(item, _Body):
-            return self.credit >= min(CHUNK, len(item.left))
+            return self.credit >= item.next_size
         return not isinstance(item, CREDITED) or self.credit >= cost(item)
 
 
@@ -336,15 +347,21 @@ class Connection:
         elif not (isinstance(frame, Ping) and self._control):  # any frame is a sign of life
             self._control.append(frame)
 
-    def call(self, id: int, session: int, payload: bytes, deadline: "Optional[float]") -> None:
-        """Send a call.  *deadline* is by the clock of data_to_send, which turns it into the time that is left."""
-        if len(payload) > self.max_payload:
-            raise ValueError("%d bytes of arguments; max_payload is %d" % (len(payload), self.max_payload))
-        if len(payload) <= SMALL:
-            self._start(Call(id, 0, session, payload), deadline)
+    def call(self, id: int, session: int, payload: "Union[bytes, List[bytes]]", deadline: "Optional[float]") -> None:
+        """Send a call.  *deadline* is by the clock of data_to_send, which turns it into the time that is left.
+
+        Args:
+          payload: a large one may come in pieces, which need not be copied.
+        """
+        pieces = [payload] if isinstance(payload, bytes) else payload
+        size = sum(map(len, pieces))
+        if size > self.max_payload:
+            raise ValueError("%d bytes of arguments; max_payload is %d" % (size, self.max_payload))
+        if size <= SMALL:
+            self._start(Call(id, 0, session, b"".join(pieces)), deadline)
         else:
             self._start(Begin(id, 0, session), deadline)
-            self._enqueue(self._calls[id], _Body(id, payload, Data))
+            self._enqueue(self._calls[id], _Body(id, pieces, Data))
 
     def _start(self, frame: Frame, deadline: "Optional[float]") -> None:
         self._move(frame, self.role)
@@ -416,7 +433,7 @@ class Connection:
 
     def modules(self, bundle: bytes) -> None:
         """Send a bundle of modules."""
-        self._enqueue(self._link_bulk, _Body(0, bundle, Modules))
+        self._enqueue(self._link_bulk, _Body(0, [bundle], Modules))
 
     def withdraw(self, id: int) -> bool:
         """Take back a call of which nothing has left yet; False if it is too late for that."""
@@ -462,13 +479,12 @@ class Connection:
         """The next bytes for the pipe, in pieces; empty when there is nothing that may go now."""
         if self._owing or self._unacked >= GRANT:
             self._settle_debts()
-        out = [frames.encode(frame) for frame in self._control]
+        out: "List[bytes]" = []
+        size = sum([frames.encode_to(out, frame) for frame in self._control])
         self._control.clear()
-        size = sum(map(len, out))
         while self._small and size < BATCH:
             for frame in self._next_small(now):
-                out.append(frames.encode(frame))
-                size += len(out[-1])
+                size += frames.encode_to(out, frame)
         while self._ring and size < BATCH:
             call = self._ring[0]
             if call.queue and min(CHUNK, _size(call.queue[0])) > self.window.room:
@@ -476,8 +492,7 @@ class Connection:
             self._ring.popleft()
             call.ring = False
             for frame in self._next_bulk(call, now):
-                out.append(frames.encode(frame))
-                size += len(out[-1])
+                size += frames.encode_to(out, frame)
             self._line_up(call)
         self.bytes_sent += size
         return out

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CHUNK = 64 * 1024  # bytes of payload in one frame at the most: what a pipe holds, and what a control frame may wait for
+LARGE = 4 * 1024  # bytes: a larger payload is not copied only to stand behind its header
 NEVER = 0xFFFFFFFF  # as a number of milliseconds: no deadline
 
 _ARRAY_OF_5, _UINT32, _BIN32 = 0x95, 0xCE, 0xC6
@@ -258,9 +259,31 @@ def encode(frame: Frame) -> bytes:
     id, a, b, payload = frame
     size = len(payload)
     if size > CHUNK:
-        raise ValueError("%s with a payload of %d bytes; %d is the most" % (type(frame).__name__, size, CHUNK))
+        raise _too_large(frame)
     data: bytes = _pack(frame.head, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, size) + payload
     return data
+
+
+def encode_to(out: "List[bytes]", frame: Frame) -> int:
+    """Append the frame's bytes, a large payload as it is; return how many they are.
+
+    Raises:
+      ValueError: as `encode`.
+    """
+    id, a, b, payload = frame
+    size = len(payload)
+    if size <= LARGE:
+        out.append(encode(frame))
+    elif size <= CHUNK:
+        out += (_pack(frame.head, _UINT32, id, _UINT32, a, _UINT32, b, _BIN32, size), payload)
+    else:
+        raise _too_large(frame)
+    return _HEADER_SIZE + size
+
+
+def _too_large(frame: Frame) -> ValueError:
+    kind, size = type(frame).__name__, len(frame.payload)
+    return ValueError("%s with a payload of %d bytes; %d is the most" % (kind, size, CHUNK))
 
 
 def milliseconds(seconds: float) -> int:
@@ -274,20 +297,32 @@ class Decoder:
     """Cuts a stream of bytes into frames, in the one shape that ``encode`` writes.
 
     Of no more use once it has refused something.  That the numbers and the kind are in bounds follows from the shape.
+
+    Args:
+      views: whether large payloads of Data and Items, which are to be handed on, are views of what was fed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, views: bool = False) -> None:
         self._rest: "Optional[bytes]" = b""  # the beginning of a frame; None: not for this decoder any more
+        self._viewed = (Data.head, Item.head) if views else ()
 
     def feed(self, data: bytes) -> "List[Frame]":
         """The frames that *data* completes."""
         rest = self._rest
-        if rest:
-            data = rest + data
-        elif rest is None:
-            return self._feed_more(data)
         found: "List[Frame]" = []
-        start, end = 0, len(data)
+        start = 0
+        if rest is None:
+            return self._feed_more(data)
+        if len(rest) >= _HEADER_SIZE:  # which has been looked at
+            start = _HEADER_SIZE + int.from_bytes(rest[_HEADER_SIZE - 4 : _HEADER_SIZE], "big") - len(rest)
+            if start > len(data):
+                self._rest = rest + data
+                return found
+            self._rest = b""
+            found = self.feed(rest + data[:start])
+        elif rest:
+            data = rest + data
+        end = len(data)
         last = end - _HEADER_SIZE
         while start <= last:
             head, id_type, id, a_type, a, b_type, b, payload_type, size = _unpack_from(data, start)
@@ -300,7 +335,10 @@ class Decoder:
                 raise WireError("a frame of %d bytes; %d is the most" % (size, CHUNK))
             if stop > end:
                 break
-            found.append(_new(_HEADS[head], (id, a, b, data[payload:stop])))
+            if size > LARGE and head in self._viewed:
+                found.append(_new(_HEADS[head], (id, a, b, memoryview(data)[payload:stop])))
+            else:
+                found.append(_new(_HEADS[head], (id, a, b, data[payload:stop])))
             start = stop
         rest = data[start:]
         if rest and start > last and (rest[0] != _ARRAY_OF_5 or not _TYPES.startswith(rest[_WHERE_TYPES])):

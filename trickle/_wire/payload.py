@@ -13,17 +13,17 @@ PLAIN = b"\0"  # the first byte: no options
 WITH_OPTIONS = b"\1"  # four bytes of length and a pickled dict come before the call
 
 
-def join_options(options: "Dict[str, Any]", call: bytes) -> bytes:
-    """One payload of the options and the call."""
+def pack_options(options: "Dict[str, Any]") -> bytes:
+    """What comes before the call in a payload."""
     if not options:
-        return PLAIN + call
+        return PLAIN
     pickled = pickle.dumps(options, 4)
-    return WITH_OPTIONS + len(pickled).to_bytes(4, "big") + pickled + call
+    return WITH_OPTIONS + len(pickled).to_bytes(4, "big") + pickled
 
 
-def split_options(payload: bytes) -> "Tuple[Dict[str, Any], bytes]":
-    """The options and the call that ``join_options`` put together."""
+def split_options(payload: bytes) -> "Tuple[Dict[str, Any], int]":
+    """The options of a payload, and where its call begins."""
     if payload[:1] == PLAIN:
-        return {}, payload[1:]
+        return {}, 1
     end = 5 + int.from_bytes(payload[1:5], "big")
-    return pickle.loads(payload[5:end]), payload[end:]
+    return pickle.loads(payload[5:end]), end
