@@ -115,8 +115,9 @@ class RemoteCall:
         self.pieces: list[bytes | bytearray] = []  # of the result or error, as far as it has come
         self.error: ConnectError | HostLost | None = None
         self.inbox: Inbox | None = None  # of a call with a flow
-        self.arrivals: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # who waits for what comes
-        self.room: trio.lowlevel.ParkingLot = trio.lowlevel.ParkingLot()  # who waits to send
+        # Of a call with a flow alone:
+        self.arrivals: trio.lowlevel.ParkingLot  # who waits for what comes
+        self.room: trio.lowlevel.ParkingLot  # who waits to send
 
     @property
     def remote_stack(self) -> str | None:
@@ -242,7 +243,7 @@ class Link:
         if not isinstance(payload, bytes) and sum(map(len, payload)) > CREDIT:
             self.expect_bulk()
         if flows:
-            call.inbox = Inbox()
+            call.inbox, call.arrivals, call.room = Inbox(), trio.lowlevel.ParkingLot(), trio.lowlevel.ParkingLot()
             self._flowing.add(call)
         self._connection.call(call.id, call.session, payload, None if deadline == math.inf else deadline)
         if deadline != math.inf and grace_period != GRACE_PERIOD:

@@ -81,6 +81,8 @@ def loads(
     try:
         if full_trust:
             return _TrustingUnpickler(io.BytesIO(data)).load()
+        if len(data) <= LONG_TEXT and not _scan(data):  # there is nothing to keep account of
+            return pickle.loads(_in_one_frame(data))
         with _exclusively:
             return _load(data, allowed)
     except _Refused as exc:
@@ -147,7 +149,7 @@ def allow(*classes: type) -> None:
 
 def allowed_classes(classes: Iterable[type] = ()) -> Mapping[Name, type]:
     """Return what `loads` takes as ``allowed``: what the program allowed everywhere, and *classes*."""
-    return {**_allowed, **_by_name(classes)}
+    return {**_allowed, **_by_name(classes)} if classes else _allowed
 
 
 def _by_name(classes: Iterable[type]) -> dict[Name, type]:

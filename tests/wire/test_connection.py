@@ -36,6 +36,7 @@ from trickle._wire.frames import (
     End,
     Frame,
     Hello,
+    Item,
     Modules,
     Note,
     Output,
@@ -715,3 +716,35 @@ def test_output_that_nobody_takes_is_bounded_whatever_the_agent_does() -> None:
     with pytest.raises(WireError, match="output that nobody has taken"):
         for _ in range(1000):
             end.receive_data(flood, 0.0)
+
+
+# ---- payloads in pieces
+
+
+@given(st.lists(st.integers(0, 3 * CHUNK), min_size=1, max_size=5))
+@deterministic
+def test_arguments_in_pieces_arrive_as_one(sizes: list[int]) -> None:
+    pair = Pair()
+    pieces = [pattern(size) for size in sizes]
+
+    pair.controller.call(1, 0, pieces, None)
+    at_agent, _ = pair.settle()
+
+    begun, *parts = at_agent
+    assert isinstance(begun, Call if sum(sizes) <= SMALL else Begin)
+    assert b"".join(bytes(frame.payload) for frame in at_agent) == b"".join(pieces)
+    assert [frame.last for frame in parts if isinstance(frame, Data)] == [0] * (len(parts) - 1) + [1] * bool(parts)
+
+
+@pytest.mark.parametrize("sizes", [[10], [CHUNK], [19, 5000], [CHUNK + 19]])
+def test_what_is_handed_on_is_a_view_of_what_was_read_and_the_same(sizes: list[int]) -> None:
+    said = [Data(1, 0, 0, pattern(5000)), Item(1, 0, 0, pattern(CHUNK)), Data(1, 1, 0, b"small"), Ping()]
+    reader = frames.Decoder(views=True)
+
+    found = [frame for piece in cuts(b"".join(map(frames.encode, said)), sizes) for frame in reader.feed(piece)]
+
+    assert [shown(frame) for frame in found] == [shown(frame) for frame in said]
+    assert [type(frame.payload) for frame in found] == [memoryview, memoryview, bytes, bytes]
+    pieces: list[bytes] = []
+    assert sum(frames.encode_to(pieces, frame) for frame in found) == sum(map(len, pieces))
+    assert b"".join(pieces) == b"".join(map(frames.encode, said))
