@@ -533,7 +533,7 @@ class MemoryAgent:
             return await Steps(value, run)
         raise remote.CallCancelled
 
-    def _load(self, payload: bytes, start: int) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    def _load(self, payload: bytes, start: int = 0) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         former, functions.main = functions.main, self._main
         try:
             return functions.loads_call(payload, start)

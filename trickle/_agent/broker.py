@@ -823,6 +823,7 @@ class Broker:
         self._finish_lines(worker)
 
     def _finish_lines(self, worker: Worker) -> None:
+        worker.has_rest = False
         for lines in worker.outputs.values():
             rest = lines.flush()
             if rest:

@@ -77,10 +77,9 @@ class ControllerPipe:
 
     def write(self) -> None:
         """Write what there is to say, as far as the pipe takes it."""
-        now = time.monotonic()
-        while True:
+        while self._outgoing or self.connection.has_to_send:
             if not self._outgoing:
-                data = self.connection.data_to_send(now)
+                data = self.connection.data_to_send(time.monotonic())
                 if not data:
                     break
                 self._outgoing = data if len(data) <= MOST_PIECES else [b"".join(data)]

@@ -84,6 +84,7 @@ class Worker:
         self.decoder = Decoder(views=True)
         self.outbox: "List[List[bytes]]" = []  # frames in pieces
         self.outputs: "Dict[int, Lines]" = {}
+        self.has_rest = False  # whether it has written something that is no whole line yet
         self.theirs: "Optional[_socket.socket]" = None  # the worker's end of its link
         self._stack_text = b""
 
@@ -132,11 +133,6 @@ class Worker:
     def claim(self) -> reaper.Claim:
         """How the processes that it started are known."""
         return reaper.Claim(("\0%s=%s." % (reaper.MARK, self.mark)).encode(), self.started)
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether it has written something that is no whole line yet."""
-        return any(lines.has_rest for lines in self.outputs.values())
 
     def descriptors(self) -> "List[int]":
         return [self.link.fileno(), *self.outputs]
@@ -201,7 +197,7 @@ class Worker:
             except OSError:
                 self.outbox = []  # it is dying; its death is noticed elsewhere
                 return
-            if sent < sum(map(len, self.outbox[0])):  # where the link has no messages
+            if not LINUX and sent < sum(map(len, self.outbox[0])):  # its link has no messages
                 self.outbox[0] = [b"".join(self.outbox[0])[sent:]]
             else:
                 del self.outbox[0]
@@ -244,7 +240,11 @@ class Worker:
             return []
         except OSError:
             return None
-        return self.outputs[fd].feed(data) if data else None
+        if not data:
+            return None
+        lines = self.outputs[fd].feed(data)
+        self.has_rest = any(each.has_rest for each in self.outputs.values())
+        return lines
 
 
 def _settle(link: "_socket.socket", control: int, life: int, out: int, error: int, stack: int) -> "_socket.socket":
