@@ -1,9 +1,12 @@
 """Calls that are handed to a worker while it still runs another one: that shows nowhere but in the time they take."""
 
 import functools
+import math
 import os
+import time
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -115,3 +118,42 @@ async def test_what_was_handed_to_a_worker_that_dies_runs_elsewhere() -> None:
                 nursery.start_soon(host.call, abs, -1)
 
         assert host.statistics().verdicts == {"returned": MANY + 1, "died": 1}
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_calls_that_come_and_go_run_once_or_never(seed: int, tmp_path: Path) -> None:
+    random = Random(seed)
+    path = tmp_path / "ran"
+    path.touch()
+    returned: set[int] = set()
+    lines: list[trickle.OutputLine] = []
+
+    async def call(number: int) -> None:
+        seconds, limit = random.choice([0, 0, 0, 0.001, 0.02]), random.choice([math.inf, math.inf, 0.0005, 0.005, 0.05])
+        with trio.move_on_after(limit):
+            returned.add(await host.call(_run, str(path), number, seconds, random.random() < 0.2))
+
+    async with trickle.open_host(local(), workers=3, output=lines.append) as host:
+        count = 0
+        for size in random.choices([1, 3, 20, 60], k=10):
+            async with trio.open_nursery() as nursery:
+                for _ in range(size):
+                    count += 1
+                    nursery.start_soon(call, count)
+        verdicts = Counter(host.statistics().verdicts)
+
+    ran = [int(line) for line in path.read_text().split()]
+    assert len(ran) == len(set(ran)) and returned <= set(ran)
+    assert len(ran) <= verdicts.total() - verdicts["never started"]
+    assert set(verdicts) <= {"returned", "cancelled", "killed", "never started"}
+    labels = Counter(line.call for line in lines if line.call is not None)
+    assert not labels or max(labels.values()) == 1
+
+
+def _run(path: str, number: int, seconds: float, prints: bool) -> int:
+    with open(path, "a") as file:
+        file.write(f"{number}\n")
+    if prints:
+        print(f"call {number}")
+    time.sleep(seconds)
+    return number
