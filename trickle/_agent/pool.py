@@ -166,14 +166,19 @@ class Worker:
     @property
     def can_be_given_ahead(self) -> bool:
         """Whether nothing but calls can be in its link, which can be taken back."""
-        return self.theirs is not None and self.others_taken == self.others and not self.outbox
+        return self._holds_calls_alone and not self.outbox
+
+    @property
+    def _holds_calls_alone(self) -> bool:
+        return self.theirs is not None and self.others_taken == self.others
 
     def take_back(self) -> "Set[int]":
         """The calls that it has not taken from its link, which are no longer there."""
         taken: "Set[int]" = set()
-        while self.theirs is not None:
+        # Where something else has been given behind them, they had been taken back before, as far as they were there.
+        while self._holds_calls_alone:
             try:
-                data = self.theirs.recv(READ_SIZE, _socket.MSG_DONTWAIT)
+                data = self.theirs.recv(READ_SIZE, _socket.MSG_DONTWAIT)  # type: ignore[union-attr]
             except OSError:
                 break
             taken.update(frame.id for frame in Decoder().feed(data))
