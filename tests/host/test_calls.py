@@ -574,7 +574,10 @@ async def test_an_error_that_cannot_be_looked_at_is_still_an_error() -> None:
         assert await host.call(work.add, 1, 2) == 3
 
 
-async def test_garbage_in_a_workers_own_descriptors_ends_that_worker_alone() -> None:
+@pytest.mark.parametrize("data", [b"\xff\x00garbage" * 10, b""])
+async def test_garbage_in_a_workers_own_descriptors_ends_that_worker_alone(data: bytes) -> None:
+    if not data and not sys.platform.startswith("linux"):
+        pytest.skip("there it is nothing, and here a message")
     async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
         results = []
 
@@ -583,7 +586,7 @@ async def test_garbage_in_a_workers_own_descriptors_ends_that_worker_alone() -> 
 
         nursery.start_soon(other_call)
         with pytest.raises(trickle.WorkerDied):
-            await host.call(work.spoil_descriptors)
+            await host.call(work.spoil_descriptors, data)
 
     assert results == ["slept"]
 

@@ -742,6 +742,8 @@ class Broker:
             signal_one(worker.pid, SIGKILL)
             received = None
         if received is None:
+            if worker.theirs is not None:  # it is no end, but an empty message
+                signal_one(worker.pid, SIGKILL)
             self._forget_fd(fd)
             return False  # how it died is learnt from its status
         if not worker.retired:

@@ -100,16 +100,15 @@ class Worker:
                 if not self._calls and not self._receive():
                     return
             while self._calls:
+                if self._has_printed:
+                    self._wait_for_readers()
                 self._running = True
                 id, timeout_ms, payload = self._calls.pop(0)
                 self._run(id, timeout_ms, payload)
                 self._running = False
-                if self._has_printed:
-                    self._wait_for_readers()
 
     def _wait_for_readers(self) -> None:
-        """Where the next call is here already, what this one has printed is read before it: as this one's."""
-        self._poll(None)
+        """What the last call has printed is read before the next one begins, since it is taken for that one's."""
         for _ in range(DRAIN_LOOKS):
             if not _has_printed():
                 break
