@@ -251,20 +251,11 @@ class Worker:
         self.send(Record(0, max(0, level), 0, data))
 
     def _answer(self, id: int, verdict: int, pieces: "List[bytes]") -> None:
-        parts: "List[frames.Frame]" = []
-        *before, last = pieces
-        view = memoryview(last)
-        for piece in before:
-            start = 0
-            while start < len(piece):
-                parts.append(Data(id, 0, 0, memoryview(piece)[start : start + CHUNK]))  # type: ignore[arg-type]
-                start += CHUNK
-        while len(view) > CHUNK:
-            parts.append(Data(id, 0, 0, view[:CHUNK]))  # type: ignore[arg-type]
-            view = view[CHUNK:]
+        *before, last = list(frames.chunks(pieces)) or [b""]
+        parts: "List[frames.Frame]" = [Data(id, 0, 0, part) for part in before]
         self._has_printed = _has_printed()
         detail = (TAINTED if self._tainted else 0) | (PRINTED if self._has_printed else 0)
-        parts.append(End(id, verdict, detail, view))  # type: ignore[arg-type]
+        parts.append(End(id, verdict, detail, last))
         self.send(*parts)
 
     # ---- one call

@@ -88,26 +88,16 @@ NOT_FOR_OTHERS = (Ack, Credit)  # dealt with in here
 class _Body:
     """A large payload on its way, cut into frames as there is room."""
 
-    def __init__(self, id: int, pieces: "Iterable[bytes]", kind: "Callable[..., Frame]") -> None:
+    def __init__(self, id: int, pieces: "List[bytes]", kind: "Callable[..., Frame]") -> None:
         self.id = id
         self.kind = kind
-        self._pieces = deque(memoryview(piece) for piece in pieces if piece)
-        self.left = sum(map(len, self._pieces))
+        self.left = sum(map(len, pieces))
+        self._parts = frames.chunks(pieces)
 
     def take(self) -> Frame:
-        piece = self._pieces[0]
-        part = piece[:CHUNK]
+        part = next(self._parts)
         self.left -= len(part)
-        if len(part) < len(piece):
-            self._pieces[0] = piece[CHUNK:]
-        else:
-            self._pieces.popleft()
         return self.kind(self.id, 0 if self.left else 1, 0, part)
-
-    @property
-    def next_size(self) -> int:
-        """Bytes of the next part."""
-        return min(CHUNK, len(self._pieces[0]))
 
 
 def _size(item: "Union[Frame, _Body]") -> int:
@@ -142,7 +132,7 @@ class _Call:
             return False
         item = self.queue[0]
         if isinstance(item, _Body):
-            return self.credit >= item.next_size
+            return self.credit >= min(CHUNK, item.left)
         return not isinstance(item, CREDITED) or self.credit >= cost(item)
 
 

@@ -9,7 +9,7 @@ import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Dict, List, Optional, Type
+    from typing import Dict, Iterable, Iterator, List, Optional, Type
 
 VERSION = 1
 CHUNK = 64 * 1024  # bytes of payload in one frame at the most: what a pipe holds, and what a control frame may wait for
@@ -284,6 +284,24 @@ def encode_to(out: "List[bytes]", frame: Frame) -> int:
 def _too_large(frame: Frame) -> ValueError:
     kind, size = type(frame).__name__, len(frame.payload)
     return ValueError("%s with a payload of %d bytes; %d is the most" % (kind, size, CHUNK))
+
+
+def chunks(pieces: "Iterable[bytes]") -> "Iterator[bytes]":
+    """What *pieces* are together, in parts of a CHUNK but for the last; only what crosses a border is copied."""
+    gathered: "List[bytes]" = []
+    room = CHUNK
+    for piece in pieces:
+        start = 0
+        while len(piece) - start >= room:
+            gathered.append(memoryview(piece)[start : start + room])  # type: ignore[arg-type]
+            yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+            start += room
+            gathered, room = [], CHUNK
+        if start < len(piece):
+            gathered.append(memoryview(piece)[start:])  # type: ignore[arg-type]
+            room -= len(piece) - start
+    if gathered:
+        yield b"".join(gathered)
 
 
 def milliseconds(seconds: float) -> int:
