@@ -165,10 +165,31 @@ def _by_name(classes: Iterable[type]) -> dict[Name, type]:
 
 def _refuse_class(module: str, name: str) -> NoReturn:
     full_name, short = f"{_printable(module)}.{_printable(name)}", _printable(name.rpartition(".")[2])
+    if _is_other_than_a_class(module, name):
+        instead = _INSTEAD.get((module, name), "plain data")
+        raise _Refused(
+            f"it contains {full_name}, which is not plain data, nor a class that could be allowed.  "
+            f'Return {instead} instead, or trust this host with trust="full"'
+        )
     raise _Refused(
         f"it contains {full_name}, which is not plain data.  Return plain data instead, or name the class "
         f'with trickle.allow({short}) or options(allow=({short},)), or trust this host with trust="full"'
     )
+
+
+_INSTEAD: Final = {
+    ("re", "_compile"): "the pattern's .pattern and .flags",
+    ("array", "_array_reconstructor"): "its .tolist() or .tobytes()",
+}
+
+
+def _is_other_than_a_class(module: str, name: str) -> bool:
+    """Whether a name leads to something else in a module that is imported here; runs no code of the module's."""
+    found = sys.modules.get(module)
+    if not isinstance(found, types.ModuleType):
+        return False
+    something = object.__getattribute__(found, "__dict__").get(name)
+    return something is not None and not issubclass(type(something), type)
 
 
 # 1. The scan

@@ -1,5 +1,6 @@
 """Plain data arrives; nothing else is looked up, called or believed, and nothing costs more than its size."""
 
+import array
 import collections
 import contextlib
 import copyreg
@@ -12,6 +13,7 @@ import gc
 import ipaddress
 import pathlib
 import pickle
+import re
 import resource
 import struct
 import subprocess
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -193,6 +196,19 @@ def test_the_message_names_the_class_and_the_ways_out() -> None:
     assert "trickle.allow(Point)" in message
     assert "options(allow=(Point,))" in message
     assert 'trust="full"' in message
+
+
+@pytest.mark.parametrize(
+    ("value", "way_out"),
+    [(re.compile("x"), ".pattern and .flags"), (array.array("i", [1]), ".tolist()"), (len, "plain data")],
+    ids=repr,
+)
+def test_the_message_names_no_way_out_that_there_is_not(value: object, way_out: str) -> None:
+    message = refusal(dumps_result(value))
+
+    assert way_out in message and 'trust="full"' in message
+    assert "allow(" not in message
+    assert message == refusal(dumps_result(value), type(value))
 
 
 @pytest.mark.parametrize(
@@ -508,6 +524,78 @@ class Frozen:
     name: str
 
 
+@dataclasses.dataclass(slots=True)
+class Slots:
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenWithoutSlots:
+    name: str
+
+
+@attrs.define
+class Defined:
+    name: str
+    disks: list[str] = attrs.field(factory=list)
+
+
+@attrs.define
+class DefinedMore(Defined):
+    size: int = 0
+
+
+@attrs.frozen
+class DefinedFrozen:
+    name: str
+
+
+@attrs.define(slots=False)
+class DefinedWithoutSlots:
+    name: str
+
+
+@attrs.frozen(cache_hash=True)
+class DefinedHashed:
+    name: str
+
+
+Named = collections.namedtuple("Named", "x y")
+
+
+class Word(enum.StrEnum):
+    YES = "yes"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Pair(enum.Enum):
+    ONE = (1, 2)
+
+
+class Plain:
+    pass
+
+
+class PlainSlots:
+    __slots__ = ("one", "other")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PlainSlots) and self.one == other.one  # type: ignore[attr-defined]
+
+
+class OneInt(int):
+    pass
+
+
+def plain_slots() -> PlainSlots:
+    value = PlainSlots()
+    value.one = [1]  # type: ignore[attr-defined]
+    return value
+
+
 class WithState:
     def __init__(self) -> None:
         raise AssertionError("called")
@@ -558,19 +646,48 @@ def nothing_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         Frozen("web1"),
         Names(["a", "b"]),
         Mapping(a=1),
+        Slots("web1"),
+        FrozenWithoutSlots("web1"),
+        Defined("web1", ["sda"]),
+        DefinedMore("web1", ["sda"], 5),
+        DefinedFrozen("web1"),
+        DefinedWithoutSlots("web1"),
+        DefinedHashed("web1"),
+        Named(1, 2),
+        Word.YES,
+        Number.ONE,
+        Pair.ONE,
+        plain_slots(),
+        OneInt(5),
         {Frozen("web1"): Point(1, 2), Colour.RED: {Point(1, 2)}},
         [Machine("web1"), datetime.date(2020, 1, 1), {(1, 2): Machine("web2")}],
     ],
     ids=repr,
 )
 def test_instances_of_allowed_classes_arrive(value: object) -> None:
-    classes = (Point, Colour, Permission, Machine, Frozen, Names, Mapping)
+    plain = (Point, Colour, Permission, Machine, Frozen, Names, Mapping, Slots, FrozenWithoutSlots, Named, Word)
+    classes = (*plain, Number, Pair, PlainSlots, OneInt, Defined, DefinedMore, DefinedFrozen, DefinedWithoutSlots)
 
-    other = roundtrip(value, *classes)
+    other = roundtrip(value, *classes, DefinedHashed)
 
     assert type(other) is type(value)
     assert other == value
     refusal(dumps_result(value))
+
+
+@pytest.mark.parametrize("cls", [Machine, Defined, DefinedFrozen, DefinedWithoutSlots, Slots, Frozen, Plain])
+def test_nothing_of_an_allowed_class_is_called_but_its_new_and_setstate(
+    cls: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = dumps_result([cls("web1") if cls is not Plain else cls(), {(1, 2): 3}])
+
+    def refuse(*args: object) -> None:
+        raise AssertionError("called")
+
+    for name in ("__init__", "__post_init__", "__attrs_post_init__", "__reduce__", "__reduce_ex__"):
+        monkeypatch.setattr(cls, name, refuse, raising=False)
+
+    assert type(loads(data, host="web1", allowed=allowed_classes([cls]))[0]) is cls  # type: ignore[index]
 
 
 def test_nested_classes_are_allowed_by_their_own_name() -> None:
