@@ -117,7 +117,9 @@ def _reduce(packed: bytes, payload: bytes, host: str, full_trust: bool) -> tuple
         reducers: tuple[Callable[[Any], Any], ...]
         _, (reducers, classes), _ = functions.loads_call(packed)
         allowed = _unpickling.allowed_classes(classes)
-        value = _unpickling.loads(payload, host=host, allowed=allowed, full_trust=full_trust)
+        value = _unpickling.loads(
+            payload, host=host, allowed=allowed, full_trust=full_trust, patience=_unpickling.PATIENCE
+        )
         for reducer in reducers:
             value = reducer(value)
         return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)

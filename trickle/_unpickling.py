@@ -48,6 +48,15 @@ FENCE: Final = 60 * 2**20  # bytes, and for each byte of a pickle: of the 64 MiB
 FENCE_PER_BYTE: Final = 13  # promised, copies of it take the rest
 WORK_PER_BYTE: Final = 8  # that constructors and hashing may do: an honest pickle has its data once
 SPARE_WORK: Final = 64 * 1024
+# Nanoseconds, as counted below, for what takes longer than opcodes do: of the 100 ms, and the 38 for each byte (40 ms
+# for a MiB), that reading may hold up the loop, checking and reading opcodes take the rest.  Counted and not measured,
+# so that the same result is read, or refused, on a fast machine and on a busy one.
+SPARE_TIME: Final = 60_000_000
+TIME_PER_BYTE: Final = 20
+REHEARSAL_PER_BYTE: Final = 20  # of that, if there is one
+KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another value that stands for itself there
+TUPLE_TIME: Final = 400  # of any other tuple in one
+PATIENCE: Final = 50  # times as long may it take in a process that has no loop to be held up
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
 ENTRY_WORK: Final = 8  # for an entry of a Counter: it is a hundred bytes in memory
 MAX_DEPTH: Final = 100  # of tuples in a key
@@ -64,7 +73,12 @@ class _Refused(Exception):
 
 
 def loads(
-    data: bytes, *, host: str, allowed: Mapping[Name, type] = MappingProxyType({}), full_trust: bool = False
+    data: bytes,
+    *,
+    host: str,
+    allowed: Mapping[Name, type] = MappingProxyType({}),
+    full_trust: bool = False,
+    patience: int = 1,
 ) -> object:
     """Return the object that *data* from *host* describes.
 
@@ -74,6 +88,7 @@ def loads(
     Args:
       allowed: (module, qualified name) -> class, besides plain data; see `allowed_classes`.
       full_trust: read whatever it is.  Can run any code.
+      patience: how many times as long it may take as an event loop may be held up.
 
     Raises:
       UnsafeResult: *data* is not plain data, or not a pickle at all, or costs too much for its size.
@@ -84,7 +99,7 @@ def loads(
         if len(data) <= LONG_TEXT and not _scan(data):  # there is nothing to keep account of
             return pickle.loads(_in_one_frame(data))
         with _exclusively:
-            return _load(data, allowed)
+            return _load(data, allowed, patience)
     except _Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
     except (MemoryError, SystemError):  # the latter where CPython's unpickler forgets to say the former
@@ -99,26 +114,27 @@ def loads(
 _exclusively = threading.RLock()  # so that a thread does not turn on the garbage collection of another
 
 
-def _load(data: bytes, allowed: Mapping[Name, type]) -> object:
+def _load(data: bytes, allowed: Mapping[Name, type], patience: int) -> object:
     collecting = gc.isenabled()
     gc.disable()  # it would look at every object again and again, and there is no garbage yet
     try:
         if len(data) < FENCED_SIZE:
-            return _load_checked(data, allowed)
+            return _load_checked(data, allowed, patience)
         with memory_fence(FENCE + FENCE_PER_BYTE * len(data)):
-            return _load_checked(data, allowed)
+            return _load_checked(data, allowed, patience)
     finally:
         if collecting:
             gc.enable()
 
 
-def _load_checked(data: bytes, allowed: Mapping[Name, type]) -> object:
+def _load_checked(data: bytes, allowed: Mapping[Name, type], patience: int) -> object:
     found = _scan(data)
+    budget = _Budget(len(data), patience)
     if (found & _KEYS and found & _COSTLY) or found & _STATES or (found & _CLASSES and allowed):
-        _rehearse(data, allowed)
+        _rehearse(data, allowed, budget)
     if not found & _CLASSES:  # nothing is looked up by a name
         return pickle.loads(_in_one_frame(data))
-    unpickler = _RestrictedUnpickler(data, allowed)
+    unpickler = _RestrictedUnpickler(data, allowed, budget)
     result = unpickler.load()
     unpickler.refuse_classes_as_values()
     return result
@@ -213,14 +229,14 @@ def _of_length(opcode: bytes, lengths: range) -> bytes:
 # Opcodes are told in Lib/pickletools.py.  Possessive, because there is only one way to read a pickle.
 _HARMLESS: Final = b"|".join(
     (
-        rb"[N\x88\x89\])(\x94aeR\x81\x9201]++",  # None, booleans, [], (), MARK, MEMOIZE, REDUCE...
+        rb"[N\x88\x89\])(\x94aeR\x81\x9201}\x8f]++",  # None, booleans, [], (), {}, MARK, MEMOIZE, REDUCE...
         rb"[Kh].|M..|[Jj].{4}|G.{8}",  # integers, BINGET, LONG_BINGET, floats
         _of_length(b"\x8c", range(48)),  # SHORT_BINUNICODE; longer ones are rare enough to be skipped singly
         _of_length(b"C", range(48)),  # SHORT_BINBYTES
         _of_length(b"\x8a", range(9)),  # LONG1: integers within 64 bits
     )
 )
-_MAKES_DICTS: Final = rb"[}\x8f]++|\x95.{8}"  # EMPTY_DICT, EMPTY_SET; FRAME
+_FRAME: Final = rb"\x95.{8}"
 _PATTERNS: Final = {
     _KEYS: rb"[su\x90\x91]++",  # SETITEM, SETITEMS, ADDITEMS, FROZENSET
     _COSTLY: rb"[t\x85\x86\x87]++|" + _of_length(b"\x8a", range(9, 32)),  # TUPLE, TUPLE1-3, LONG1
@@ -248,7 +264,7 @@ _STOP: Final = ord(".")
 def _run_of(kinds: int) -> re.Pattern[bytes]:
     """Return a pattern for as many opcodes as there are that are harmless or of these *kinds*."""
     patterns = [pattern for kind, pattern in _PATTERNS.items() if kind & kinds]
-    return re.compile(b"(?:" + b"|".join([_HARMLESS, _MAKES_DICTS, *patterns]) + b")*+", re.DOTALL)
+    return re.compile(b"(?:" + b"|".join([_HARMLESS, _FRAME, *patterns]) + b")*+", re.DOTALL)
 
 
 def _scan(data: bytes) -> int:
@@ -293,7 +309,7 @@ def _skip_long(data: bytes, start: int) -> int:
 def _pieces() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
     """Return patterns for opcodes up to one that makes a tuple, for such a piece or the rest, and for many."""
     makes_tuple = rb"[t\x85\x86\x87]"
-    others = b"(?:" + b"|".join([_HARMLESS, _MAKES_DICTS, rb"[su\x90\x93b]++"]) + b")"
+    others = b"(?:" + b"|".join([_HARMLESS, _FRAME, rb"[su\x90\x93b]++"]) + b")"
     piece = others + b"*+" + makes_tuple
     return (
         re.compile(piece, re.DOTALL),
@@ -316,6 +332,7 @@ def _with_stand_ins(data: bytes) -> bytes:
     while True:
         end = run.match(data, position).end()  # type: ignore[union-attr]
         pieces = piece.findall(data, position, end)
+        _ledger.budget.spend(TUPLE_TIME * len(pieces))
         written.append(_ASK.join(pieces))
         if pieces and up_to_tuple.fullmatch(pieces[-1]):
             written.append(_ASK)
@@ -342,13 +359,31 @@ def _kind_of_key(opcode: int, size: int) -> bytes:
 
 
 class _Budget:
-    """Work that a pickle of some size may cause."""
+    """Work that a pickle of some size may cause.
 
-    __slots__ = ("left", "nestables")
+    Attributes:
+      left: that grows with what is made: bytes, mostly.
+      time: nanoseconds, for what takes time whatever its size.
+    """
 
-    def __init__(self, size: int) -> None:
+    __slots__ = ("left", "nestables", "time")
+
+    def __init__(self, size: int, patience: int) -> None:
+        self.time = (SPARE_TIME + TIME_PER_BYTE * size) * patience
+        self.renew(size)
+
+    def renew(self, size: int) -> None:
+        """As before, but for the time: what was made is gone."""
         self.left = SPARE_WORK + WORK_PER_BYTE * size
         self.nestables = 0
+
+    def spend(self, time: int) -> None:
+        self.time -= time
+        if self.time < 0:
+            raise _Refused(
+                "reading it would hold up every other task for too long; return less, or reduce it in a process of "
+                "its own: see reducing()"
+            )
 
     def charge(self, work: int) -> None:
         self.left -= work
@@ -376,14 +411,15 @@ _FLAT_ITEMS: Final = frozenset({type(None), bool, int, float, str, bytes})  # th
 class _Ledger:
     """Keeps account of what is hashed in one rehearsal."""
 
-    def __init__(self, size: int) -> None:
-        self.budget = _Budget(size)
+    def __init__(self, budget: _Budget) -> None:
+        self.budget = budget
         self._known: dict[int, _Known] = {}
         self._by_hash: dict[int, object] = {}
         self._collisions = 0
         self._depth = 0
 
     def hash_tuple(self, value: tuple[Any, ...]) -> int:
+        self.budget.spend(KEY_TIME)
         if len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
             self.budget.charge(len(value))
             value_hash = tuple.__hash__(value)
@@ -395,6 +431,7 @@ class _Ledger:
 
     def _look_into(self, value: tuple[Any, ...]) -> _Known:
         weight, depth = 1 + len(value), 0
+        self.budget.spend(2 * KEY_TIME)
         self._depth += 1
         for item in value:
             if type(item) is _KeyTuple:
@@ -424,7 +461,7 @@ class _Ledger:
                 raise _Refused("it has too many keys with the same hash")
 
 
-_ledger = _Ledger(0)  # of the rehearsal that is on; there is one at a time, see _exclusively
+_ledger = _Ledger(_Budget(0, 0))  # of the rehearsal that is on; there is one at a time, see _exclusively
 
 
 class _KeyTuple(tuple[Any, ...]):
@@ -446,6 +483,7 @@ class _KeyInteger(int):
 
     def __hash__(self) -> int:
         _ledger.budget.charge(self.weight())
+        _ledger.budget.spend(2 * KEY_TIME)
         value_hash = int.__hash__(self)
         _ledger.count_collision(self, value_hash)
         return value_hash
@@ -512,6 +550,7 @@ class _RehearsedValue(Exception, metaclass=_RehearsedType):
 
     def __hash__(self) -> int:
         value_hash = hash(self.make())
+        _ledger.budget.spend(4 * KEY_TIME)
         _ledger.budget.charge(sum(_size(arg) for arg in self.args) // 64)
         _ledger.count_collision(self, value_hash)
         return value_hash
@@ -605,6 +644,7 @@ class _Rehearsal(pickle.Unpickler):
     persistent_load = _KeyTuple
 
     def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
+        _ledger.budget.spend(REHEARSAL_PER_BYTE * len(data))
         super().__init__(io.BytesIO(_in_one_frame(_with_stand_ins(data))))
         self._allowed = allowed
 
@@ -623,13 +663,14 @@ class _Rehearsal(pickle.Unpickler):
         _refuse_class(module, name)
 
 
-def _rehearse(data: bytes, allowed: Mapping[Name, type]) -> None:
+def _rehearse(data: bytes, allowed: Mapping[Name, type], budget: _Budget) -> None:
     global _ledger
-    _ledger = _Ledger(len(data))
+    _ledger = _Ledger(budget)
     try:
         _Rehearsal(data, allowed).load()
     finally:
-        _ledger = _Ledger(0)  # lets go of what it knows
+        _ledger = _Ledger(_Budget(0, 0))  # lets go of what it knows
+    budget.renew(len(data))
 
 
 # 3. Loading
@@ -655,10 +696,10 @@ class _Factory:
 class _RestrictedUnpickler(pickle.Unpickler):
     """Reads a pickle that was scanned and, where it could do harm, rehearsed."""
 
-    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
+    def __init__(self, data: bytes, allowed: Mapping[Name, type], budget: _Budget) -> None:
         super().__init__(io.BytesIO(_in_one_frame(data)))
         self._allowed = allowed
-        self._budget = _Budget(len(data))
+        self._budget = budget
         self._given: list[tuple[Name, weakref.ref[Any]]] = []
         self._references: dict[Name, int] = {}
 
@@ -721,7 +762,7 @@ class _TrustingUnpickler(pickle.Unpickler):
         return super().find_class("pathlib" if module == "pathlib._local" else module, name)
 
 
-# The constructors.  The first argument is what to charge work to.
+# The constructors.  The first argument is what to charge work to, and the nanoseconds that making one takes.
 
 
 class _Recipe(NamedTuple):
@@ -740,6 +781,7 @@ def _expect_integers(budget: _Budget, *values: Any) -> None:
         if value.bit_length() > MAX_BITS:
             raise _Refused("it has a huge integer in a fraction, range or slice")
         budget.charge(value.bit_length() // 8)
+        budget.spend(4 * value.bit_length())  # arithmetic with it
 
 
 def _expect_text(budget: _Budget, text: Any, limit: int) -> None:
@@ -750,23 +792,27 @@ def _expect_text(budget: _Budget, text: Any, limit: int) -> None:
 
 
 def _make_bytearray(budget: _Budget, data: bytes = b"") -> bytearray:
+    budget.spend(300)
     _expect(bytes, data)
     budget.charge(len(data))
     return bytearray(data)
 
 
 def _make_complex(budget: _Budget, real: float, imag: float) -> complex:
+    budget.spend(500)
     _expect(float, real)
     _expect(float, imag)
     return complex(real, imag)
 
 
 def _make_range(budget: _Budget, start: int, stop: int, step: int) -> range:
+    budget.spend(1000)
     _expect_integers(budget, start, stop, step)
     return range(start, stop, step)
 
 
 def _make_slice(budget: _Budget, *bounds: int | None) -> slice:
+    budget.spend(1000)
     _expect_integers(budget, *(bound for bound in bounds if bound is not None))
     start, stop, step = bounds
     return slice(start, stop, step)
@@ -776,17 +822,20 @@ def _make_slice(budget: _Budget, *bounds: int | None) -> slice:
 
 
 def _make_date(budget: _Budget, packed: Any) -> datetime.date:
+    budget.spend(700)
     _expect(bytes, packed)
     return datetime.date(packed).replace()  # type: ignore[call-arg]
 
 
 def _make_datetime(budget: _Budget, packed: Any, zone: Any = None) -> datetime.datetime:
+    budget.spend(1300)
     _expect(bytes, packed)
     _expect_zone(zone)
     return datetime.datetime(packed).replace(tzinfo=zone)  # type: ignore[call-arg]
 
 
 def _make_time(budget: _Budget, packed: Any, zone: Any = None) -> datetime.time:
+    budget.spend(1300)
     _expect(bytes, packed)
     _expect_zone(zone)
     return datetime.time(packed).replace(tzinfo=zone)
@@ -798,11 +847,13 @@ def _expect_zone(zone: object) -> None:
 
 
 def _make_timedelta(budget: _Budget, days: int, seconds: int, microseconds: int) -> datetime.timedelta:
+    budget.spend(1600)
     _expect_integers(budget, days, seconds, microseconds)
     return datetime.timedelta(days, seconds, microseconds)
 
 
 def _make_timezone(budget: _Budget, offset: datetime.timedelta, *name: str) -> datetime.timezone:
+    budget.spend(1000)
     _expect(datetime.timedelta, offset)
     for text in name:
         _expect(str, text)
@@ -813,6 +864,7 @@ _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 def _make_zone(budget: _Budget, key: str) -> zoneinfo.ZoneInfo:
+    budget.spend(1500)
     _expect_text(budget, key, 100)
     return _read_zone(key)
 
@@ -826,22 +878,26 @@ def _read_zone(key: str) -> zoneinfo.ZoneInfo:
 
 
 def _make_decimal(budget: _Budget, text: str) -> decimal.Decimal:
+    budget.spend(800)
     _expect_text(budget, text, MAX_DIGITS)
     return decimal.Decimal(text)
 
 
 def _make_fraction(budget: _Budget, numerator: int, denominator: int) -> fractions.Fraction:
+    budget.spend(1300)
     _expect_integers(budget, numerator, denominator)
     return fractions.Fraction(numerator, denominator)
 
 
 def _make_uuid(budget: _Budget, text: str) -> uuid.UUID:
+    budget.spend(1800)
     _expect_text(budget, text, 36)
     return uuid.UUID(text)
 
 
 def _path_maker(cls: type[pathlib.PurePath]) -> Callable[..., pathlib.PurePath]:
     def make(budget: _Budget, *parts: str) -> pathlib.PurePath:
+        budget.spend(3000)
         for part in parts:
             _expect_text(budget, part, MAX_PATH)
         return cls(*parts)
@@ -851,6 +907,7 @@ def _path_maker(cls: type[pathlib.PurePath]) -> Callable[..., pathlib.PurePath]:
 
 def _address_maker(cls: Callable[[str], object]) -> Callable[..., object]:
     def make(budget: _Budget, text: str) -> object:
+        budget.spend(4000 if cls is ipaddress.IPv4Address else 10_000)
         _expect_text(budget, text, 128)
         return cls(text)
 
@@ -858,16 +915,19 @@ def _address_maker(cls: Callable[[str], object]) -> Callable[..., object]:
 
 
 def _make_ordered_dict(budget: _Budget) -> collections.OrderedDict[Any, Any]:
+    budget.spend(400)
     return collections.OrderedDict()
 
 
 def _make_counter(budget: _Budget, counts: dict[Any, Any]) -> collections.Counter[Any]:
+    budget.spend(3000)
     _expect(dict, counts)
     budget.charge(ENTRY_WORK * len(counts))
     return collections.Counter(counts)
 
 
 def _make_deque(budget: _Budget, items: tuple[()] = (), maxlen: int | None = None) -> collections.deque[Any]:
+    budget.spend(600)
     if items != () or type(maxlen) not in (int, type(None)):
         raise _Refused("it has a deque that is made of something strange")
     budget.count_nestable()
@@ -875,6 +935,7 @@ def _make_deque(budget: _Budget, items: tuple[()] = (), maxlen: int | None = Non
 
 
 def _make_defaultdict(budget: _Budget, factory: object = None) -> collections.defaultdict[Any, Any]:
+    budget.spend(600)
     if not isinstance(factory, _Factory | None):
         raise _Refused("it has a defaultdict whose factory is not a builtin type")
     budget.count_nestable()

@@ -31,11 +31,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trickle
-from tests.pickles import COSTLY, call, global_, pickled, text
+from tests.pickles import COSTLY, call, get, global_, integer, pickled, text
 from trickle import _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
-from trickle._unpickling import allow, allowed_classes, loads
+from trickle._unpickling import PATIENCE, allow, allowed_classes, loads
 
 
 def roundtrip(value: object, *classes: type) -> Any:
@@ -464,6 +464,43 @@ print(refusal(pickled(b"](" + b"\\x8f" * 2**20 + b"e")))  # 224 bytes each
 """)
 
     assert "too much memory" in done
+
+
+MADE = {  # of few bytes each, over and over
+    "dates": (global_("datetime", "date"), b"C\x04\x07\xe4\x01\x01\x85"),
+    "times": (global_("datetime", "datetime"), b"C\x0a\x07\xe4\x01\x01\x01\x01\x01\x00\x00\x00\x85"),
+    "networks": (global_("ipaddress", "IPv6Network"), text("ffff::/64") + b"\x85"),
+    "identifiers": (global_("uuid", "UUID"), text("0" * 32) + b"\x85"),
+    "paths": (global_("pathlib", "PurePosixPath"), text("a/b/c") + b"\x85"),
+    "fractions": (global_("fractions", "Fraction"), integer(2**255 - 19) + integer(2**254 - 5) + b"\x86"),
+}
+
+
+@pytest.mark.parametrize(("cls", "arguments"), MADE.values(), ids=MADE)
+@pytest.mark.parametrize("as_keys", [False, True], ids=["values", "keys"])
+def test_what_would_hold_up_the_loop_is_refused_with_the_ways_out(cls: bytes, arguments: bytes, as_keys: bool) -> None:
+    made = get(0) + get(1) + b"R"
+    start = cls + b"\x940" + arguments + b"\x940"
+    many = b"}(" + (made + b"N") * 200_000 + b"u" if as_keys else b"](" + made * 200_000 + b"e"
+
+    message = refusal(pickled(start + many))
+
+    assert "hold up every other task" in message and "reducing()" in message
+
+
+def test_as_much_of_it_is_read_as_the_loop_can_bear() -> None:
+    value = [datetime.datetime(2020, 1, 1, second=n % 60) for n in range(40_000)]
+
+    assert roundtrip(value) == value
+    assert roundtrip({(n, "x"): n for n in range(20_000)})[5, "x"] == 5
+
+
+def test_where_no_loop_is_held_up_it_may_take_longer() -> None:
+    data = dumps_result({(n, (n, "x")): n for n in range(40_000)})
+
+    refusal(data)
+    value: Any = loads(data, host="web1", patience=PATIENCE)
+    assert value[5, (5, "x")] == 5
 
 
 def test_nested_data_that_is_no_key_arrives() -> None:
