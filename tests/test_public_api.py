@@ -3,7 +3,10 @@
 import dataclasses
 import inspect
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
+from typing import get_overloads
 
 import pytest
 import trio
@@ -12,6 +15,8 @@ import trickle
 import trickle.abc
 import trickle.remote
 import trickle.testing
+from tests.work import add
+from trickle._settings import CallOptions, GroupOptions
 
 NAMES = """
     CallTimeout Command ConnectError Docker DockerExec Explanation Failure Group Host HostInfo HostLost HostProgress
@@ -131,6 +136,34 @@ FIELDS = {
     trickle.TransferResult: "path size checksum sent skipped",
     trickle.Success: "value",
     trickle.Failure: "error",
+    trickle.HostProgress: "host state since counts",
+    trickle.ModulePolicy: "allow deny private",
+    trickle.Explanation: (
+        "host function bytes modules foreseen unforeseeable deferred extensions not_sent python_version newest_syntax"
+    ),
+}
+
+# What an option is that was never given, in any view.
+HOST_OPTIONS = {
+    "grace_period": 5.0,
+    "trust": None,
+    "allow": (),
+    "max_result": 8 * 2**20,
+    "env": None,
+    "cwd": None,
+    "reconnect": False,
+    "output": None,
+}
+GROUP_OPTIONS = {
+    "timeout": math.inf,
+    "limit": None,
+    "need": None,
+    "on_failure": "continue",
+    "max_failures": None,
+    "repeatable": False,
+    "retries": 0,
+    "hedge": None,
+    "progress": None,
 }
 
 ERRORS: dict[type[Exception], tuple[type[Exception], str]] = {
@@ -199,6 +232,61 @@ def test_a_tunnel_is_frozen_and_hashable(tunnel: trickle.abc.Tunnel) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         tunnel.name = "other"  # type: ignore[misc]
     assert isinstance(tunnel.wrap(("python3", "-c", "pass")), tuple)
+
+
+@pytest.mark.parametrize(
+    ("kept_in", "defaults"), [(CallOptions, HOST_OPTIONS), (GroupOptions, GROUP_OPTIONS)], ids=["host", "group"]
+)
+def test_an_option_that_was_never_given_is_this(kept_in: type, defaults: dict[str, object]) -> None:
+    kept = kept_in()
+
+    assert {name: getattr(kept, name) for name in defaults} == defaults
+    on_hosts = inspect.signature(trickle.Host.options).parameters.keys() - {"self"}
+    on_groups = inspect.signature(trickle.Group.options).parameters.keys() - {"self"}
+    assert on_hosts == HOST_OPTIONS.keys()
+    assert on_groups == HOST_OPTIONS.keys() | GROUP_OPTIONS.keys()
+
+
+@pytest.mark.parametrize("cls", [trickle.Host, trickle.Group], ids=lambda cls: cls.__name__)
+def test_calls_of_async_functions_and_of_plain_ones_have_types_of_their_own(cls: type) -> None:
+    overloads = get_overloads(cls.call)  # type: ignore[attr-defined]
+
+    assert len(overloads) == 2
+    assert "Awaitable" in str(inspect.signature(overloads[0]).parameters["fn"].annotation)  # it would match the other
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS[1:], ids=lambda tunnel: type(tunnel).__name__)
+def test_any_tunnel_but_the_one_to_here_may_go_through_another(tunnel: trickle.abc.Tunnel) -> None:
+    assert dataclasses.replace(tunnel, via=trickle.SSH("bastion")).via == trickle.SSH("bastion")
+    with pytest.raises(ValueError, match="through nothing"):
+        trickle.Local(via=tunnel)
+
+
+async def test_what_is_held_has_these_attributes() -> None:
+    async with trickle.open_host(trickle.Local("web1", python=sys.executable)) as host:
+        assert (host.name, host.tunnel, host.info) == ("web1", host.tunnel, await host.wait_connected())
+        async with host.session() as session:
+            assert (session.name, await session.call(add, 1, 2)) == ("web1", 3)
+        async with host.open_process(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert (process.args, process.returncode, process.stderr) == (["cat"], None, None)
+            assert process.pid > 0
+            assert isinstance(process.stdin, trio.abc.SendStream)
+            assert isinstance(process.stdout, trio.abc.ReceiveStream)
+            await process.stdin.aclose()
+            assert await process.wait() == process.returncode == 0
+        assert isinstance(host.explain(add, 1), trickle.Explanation)
+        assert isinstance(host.statistics(), trickle.HostStatistics)
+
+
+async def test_what_a_host_says_of_itself_is_not_known_at_once() -> None:
+    async with trickle.open_host(trickle.Local(python=sys.executable), wait=False) as host:
+        with pytest.raises(RuntimeError, match="has not answered yet"):
+            host.info  # noqa: B018
+
+
+def test_channels_are_those_of_trio() -> None:
+    assert issubclass(trickle.RemoteChannel, trio.abc.SendChannel)
+    assert issubclass(trickle.RemoteChannel, trio.abc.ReceiveChannel)
 
 
 def test_results_and_groups_are_mappings() -> None:

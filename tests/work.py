@@ -51,6 +51,14 @@ def write_file(path, text):
     os.rename(path + ".new", path)
 
 
+def write_file_of_host(folder):
+    """An empty file with the name of the host, which is also returned."""
+    from trickle import remote
+
+    write_file(os.path.join(folder, remote.host_name), "")
+    return remote.host_name
+
+
 def append(path, text):
     with open(path, "a") as file:
         file.write(text)

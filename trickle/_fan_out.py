@@ -100,8 +100,9 @@ class Attempt:
             record = self.record = CallRecord()
             try:
                 link = record.link = core.live_link(options.reconnect)
-                self._board.set(name, "waiting")
-                await link.begun.wait()  # its time runs from then
+                if not link.begun.is_set():
+                    self._board.set(name, "waiting")
+                    await link.begun.wait()  # its time runs from then
                 if self._scope.deadline == math.inf:
                     self._scope.deadline = trio.current_time() + self._policy.timeout
                 self._board.begin(name, link, record)

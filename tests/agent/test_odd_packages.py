@@ -1,5 +1,6 @@
 """Packages that are found or made in unusual ways, in every Python that is found."""
 
+import py_compile
 import subprocess
 import sys
 import types
@@ -76,6 +77,112 @@ def test_a_package_may_make_modules_below_itself(far: FarEnd, here: Path) -> Non
 
     assert result == 5
     assert far.asked == ["makes"]
+
+
+def test_modules_may_import_each_other(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "circle/__init__.py": "from . import left\n",
+            "circle/left.py": "from . import right\nNAME = 'left'\ndef other(): return right.NAME\n",
+            "circle/right.py": "import circle.left\nNAME = 'right'\ndef other(): return circle.left.NAME\n",
+        },
+    )
+
+    far.send_modules(["circle"])
+    result = far.run("import circle.right; result = circle.left.other(), circle.right.other()")
+
+    assert result == ("right", "left")
+    assert far.asked == []
+
+
+def test_a_star_brings_what_all_names_modules_included(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "starry/__init__.py": "__all__ = ['below', 'VALUE']\nVALUE, HIDDEN = 1, 2\n",
+            "starry/below.py": "VALUE = 'below'\n",
+            "takes_all.py": "from starry import *\nRESULT = below.VALUE, VALUE, 'HIDDEN' in globals()\n",
+        },
+    )
+
+    far.send_modules(["takes_all"])
+    result = far.run("import takes_all; result = takes_all.RESULT")
+
+    assert result == ("below", 1, False)
+
+
+def test_a_module_may_make_its_attributes_when_they_are_wanted(far: FarEnd, here: Path) -> None:
+    if far.version < (3, 7):
+        with pytest.raises(RaisedThere, match="AttributeError"):  # as it would there without us
+            lazily(far, here)
+    else:
+        assert lazily(far, here) == ("heavy", "heavy", True)
+
+
+def lazily(far: FarEnd, here: Path) -> object:
+    write(
+        here,
+        {
+            "lazy/__init__.py": "import importlib\ndef __getattr__(name):\n"
+            "    if name != 'heavy': raise AttributeError(name)\n"
+            "    return importlib.import_module('lazy.' + name)\n",
+            "lazy/heavy.py": "NAME = 'heavy'\n",
+        },
+    )
+    return far.run(
+        "import lazy\nearly = 'lazy.heavy' in sys.modules\n"
+        "result = lazy.heavy.NAME, sys.modules['lazy.heavy'].NAME, not early"
+    )
+
+
+def test_pythons_own_lazy_loader_works(far: FarEnd, here: Path) -> None:
+    write(here, {"later.py": "import sys\nsys.later_was_run = True\nVALUE = 3\n"})
+    script = """
+import importlib.util
+spec = importlib.util.find_spec("later")
+spec.loader = importlib.util.LazyLoader(spec.loader)
+module = importlib.util.module_from_spec(spec)
+sys.modules["later"] = module
+spec.loader.exec_module(module)
+early = hasattr(sys, "later_was_run")
+result = early, module.VALUE, hasattr(sys, "later_was_run")
+"""
+
+    assert far.run(script) == (False, 3, True)
+
+
+def test_a_module_without_source_is_refused_with_its_reason(far: FarEnd, here: Path) -> None:
+    write(here, {"bare.py": "VALUE = 1\n"})
+    py_compile.compile(str(here / "bare.py"), str(here / "bare.pyc"))
+    (here / "bare.py").unlink()
+
+    with pytest.raises(RaisedThere, match="No module named 'bare'"):
+        far.run("import bare")
+    assert far.run("result = importer.why_missing('bare')") == "it has no Python source (SourcelessFileLoader)"
+
+
+def test_one_finds_oneself_while_one_is_imported(far: FarEnd, here: Path) -> None:
+    write(here, {"itself/__init__.py": "import itself, sys\nSAME = itself is sys.modules[__name__]\n"})
+
+    assert far.run("import itself; result = itself.SAME") is True
+
+
+def test_a_package_may_hide_a_module_of_the_library_below_itself(far: FarEnd, here: Path) -> None:
+    write(here, {"own_json/__init__.py": "from . import json\nimport json as theirs\n", "own_json/json.py": "A = 1\n"})
+
+    result = far.run("import own_json; result = own_json.json.A, own_json.theirs.dumps([1])")
+
+    assert result == (1, "[1]")
+
+
+def test_a_module_that_fails_may_be_imported_again(far: FarEnd, here: Path) -> None:
+    write(here, {"fails_once.py": "import sys\nsys.tries = getattr(sys, 'tries', 0) + 1\n1 / (sys.tries - 1)\n"})
+
+    with pytest.raises(RaisedThere, match="ZeroDivisionError"):
+        far.run("import fails_once")
+
+    assert far.run("import fails_once; result = sys.tries") == 2
 
 
 def test_a_package_of_the_old_kind_may_have_portions(

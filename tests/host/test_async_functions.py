@@ -1,5 +1,6 @@
 """``async def`` functions run under trio over there; the cancel that reaches them is trio's own."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,43 @@ async def test_an_async_function_is_refused_by_name_where_trio_cannot_run() -> N
 
 def test_what_trio_needs_is_read_from_its_own_metadata() -> None:
     assert _async_support.oldest_python() >= (3, 8)
+
+
+def test_a_package_that_trio_needs_on_an_older_python_is_named_if_it_cannot_be_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(trickle.Unsendable, match=r"web1: fail is async, .* exceptiongroup, .* install it here"):
+        _async_support.check_can_run(far_async.fail, "web1", (3, 10, 4), ())
+    _async_support.check_can_run(far_async.fail, "web1", (3, 11, 0), ())
+
+
+async def test_the_package_that_trio_needs_on_an_older_python_is_sent_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [python for python in pythons.far_pythons() if (pythons.version_of(python) or (9,))[:2] == (3, 10)]
+    if not old:
+        require("pythons", "no Python 3.10 on this machine")
+    (tmp_path / "exceptiongroup.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    async with trickle.open_host(trickle.Local(python=old[0])) as host:
+        assert await host.call(far_async.two_tasks) == [1, 2]
+        with pytest.raises(LookupError, match="async"):
+            await host.call(far_async.fail)
+
+
+# As much of the package exceptiongroup as trio has use for when nothing is a group.
+STAND_IN = """
+class BaseExceptionGroup(BaseException):
+    def __class_getitem__(cls, item):
+        return cls
+class ExceptionGroup(BaseExceptionGroup, Exception):
+    pass
+def catch(handlers):
+    raise NotImplementedError
+"""
 
 
 def test_modules_that_a_host_lacks_are_named() -> None:
