@@ -2,8 +2,8 @@
 
 Measured: from ``CancelScope.cancel()`` here until the scope around ``host.call`` is left, for each row of the torture
 table of the tests, with ``grace_period=0.5``: what has to be killed takes that and 0.2 s more.  By then every process
-of it is gone.  On this machine, directly and over ssh: a real ssh and a real sshd with a pipe between them.  Not
-measured: how long it takes to start, and a network's delay.
+of it is gone, and its verdict is that of the table; both are checked.  On this machine, directly and over ssh: a real
+ssh and a real sshd with a pipe between them.  Not measured: how long it takes to start, and a network's delay.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks import _harness
 from benchmarks._harness import MILLISECONDS, Bench, Measure, each
 from benchmarks._peers import NO_SSHD, local, ssh_tunnel
 from tests import torture
-from tests.hosts import file_appears
+from tests.hosts import file_appears, is_running
 
 GRACE_PERIOD = 0.5  # seconds
 
@@ -31,10 +31,15 @@ async def stopped(host: trickle.Host, function: Callable[[str], object], directo
     path = directory / f"{function.__name__}{time.monotonic_ns()}"
     async with trio.open_nursery() as nursery:
         nursery.start_soon(host.call, function, str(path))
-        await file_appears(path)
+        pids = (await file_appears(path)).split()
+        before = host.statistics().verdicts
         started = time.perf_counter()
         nursery.cancel_scope.cancel()
-    return time.perf_counter() - started
+    taken = time.perf_counter() - started
+    verdict = torture.TABLE[function]
+    assert host.statistics().verdicts == {**before, verdict: before.get(verdict, 0) + 1}, function
+    assert not [pid for pid in pids if is_running(int(pid))], function
+    return taken
 
 
 async def measure(bench: Bench) -> None:
