@@ -25,6 +25,7 @@ import trio
 ROOT = Path(__file__).parents[1]
 QUESTIONS = (
     *("connect", "round_trips", "boot_bytes", "code", "call", "payload", "cancel", "stopping", "abandoned"),
+    *("framing", "connection", "instructions", "idle"),
     "many_ssh",
     "files",
     "fan_out",
@@ -33,6 +34,12 @@ QUESTIONS = (
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
 NOT_INSTALLED = "not installed"
+PATIENCE = 3600  # seconds that a question may take: only ends one that hangs
+# Rows that begin so are not of trickle.
+PEERS = ("execnet", "rpyc", "mitogen", "multiprocessing", "trio-parallel", "asyncssh")
+TOOLS = ("scp", "sftp", "rsync", "tar")
+FORMATS = ("msg", "ormsgpack", "pickle", "JSON", "struct alone")
+TOLERANCE = 1.2  # times a ratio to a floor that noise may make it
 
 Measure = Callable[[int], Awaitable[list[float]]]  # how many samples -> the samples, in the unit's base
 
@@ -80,6 +87,9 @@ class Table:
     unit: Unit
     floor: str | None
     rows: Mapping[str, Summary | str]
+
+
+Answer = Mapping[str, Sequence[Table]]  # by placement
 
 
 class Bench:
@@ -226,19 +236,11 @@ def run_placed(question: str, placement: str, quick: bool) -> list[Table]:
     """Measure in a process of its own.
 
     Raises:
-      subprocess.CalledProcessError: it failed, and has said why on stderr.
+      subprocess.SubprocessError: it failed, and has said why on stderr; or it hung.
     """
     words = [sys.executable, "-m", "benchmarks", question, "--placement", placement, *(["--quick"] if quick else [])]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT)
-    return [
-        Table(
-            table["title"],
-            Unit(**table["unit"]),
-            table["floor"],
-            {name: row if isinstance(row, str) else Summary(**row) for name, row in table["rows"].items()},
-        )
-        for table in json.loads(done.stdout)
-    ]
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT, timeout=PATIENCE)
+    return list(map(_table, json.loads(done.stdout)))
 
 
 def measure_here(question: str, placement: str, quick: bool) -> list[Table]:
@@ -279,6 +281,27 @@ def _table_text(placements: Sequence[str], tables: Sequence[Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def as_markdown(by_placement: Mapping[str, Sequence[Table]]) -> str:
+    """The same as tables of a Markdown page: the median, and in brackets how many times the floor's it is."""
+    return "\n".join(_markdown_table(list(by_placement), tables) for tables in zip(*by_placement.values(), strict=True))
+
+
+def _markdown_table(placements: Sequence[str], tables: Sequence[Table]) -> str:
+    first = tables[0]
+    lines = [f"| {first.title}, {first.unit.name} | {' | '.join(placements)} |", "|---" * (1 + len(placements)) + "|"]
+    for name in first.rows:
+        label = f"floor: {name}" if name == first.floor else name
+        lines.append(f"| {label} | {' | '.join(_markdown_cell(table.rows[name], table) for table in tables)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_cell(row: Summary | str, table: Table) -> str:
+    if isinstance(row, str):
+        return row
+    ratio = f" ({row.cost:.2f})" if row.cost is not None and row.cost != 1 else ""
+    return f"{row.median:,.{table.unit.digits}f}{ratio}"
+
+
 def _cells(row: Summary | str, table: Table, columns: int, sampled: bool) -> str:
     if isinstance(row, str):
         return f"  {row:>{10 * columns - 2}}"
@@ -311,6 +334,13 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
     parser.add_argument("--quick", action="store_true", help="a rough answer (the default for all at once)")
     parser.add_argument("--full", action="store_true", help="a good answer (the default for one)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there as well")
+    parser.add_argument("--markdown", action="store_true", help="tables for a Markdown page")
+    parser.add_argument(
+        "--compare",
+        metavar="BASE",
+        type=Path,
+        help=f"what --json wrote before: fail on a ratio to a floor that is {TOLERANCE} times that, twice in a row",
+    )
     parser.add_argument("--placement", choices=(PINNED, FREE), help=argparse.SUPPRESS)  # how run_placed starts us
     options = parser.parse_args(argv)
     asked: list[str] = [question] if question is not None else options.questions
@@ -325,17 +355,89 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
         json.dump([_plain(table) for table in tables], sys.stdout)
         return
     machine = about_this_machine()
-    answers: dict[str, dict[str, list[Table]]] = {}
+    base = read_base(options.compare) if options.compare is not None else None
+    if base is not None and not asked:
+        names = [name for name in names if name in base]
     print(", ".join(f"{key} {value}" for key, value in machine.items()), "\n")
+    answers: dict[str, Answer] = {}
+    failed: list[str] = []
     for name in names:
-        answers[name] = {p: run_placed(name, p, quick) for p in placements_of(name)}
-        print(as_text(answers[name]), flush=True)
+        try:
+            answers[name] = ask(name, quick)
+        except subprocess.SubprocessError as exc:
+            failed.append(f"{name}: {exc}")
+            continue
+        print(as_markdown(answers[name]) if options.markdown else as_text(answers[name]), flush=True)
     if options.json is not None:
         plain = {
-            name: {placement: [_plain(table) for table in tables] for placement, tables in by_placement.items()}
-            for name, by_placement in answers.items()
+            name: {placement: [_plain(table) for table in tables] for placement, tables in answer.items()}
+            for name, answer in answers.items()
         }
         options.json.write_text(json.dumps({"machine": machine, "quick": quick, "answers": plain}, indent=1) + "\n")
+    if base is not None:
+        failed += worse_twice(base, answers, lambda name: ask(name, quick))
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+def ask(question: str, quick: bool) -> Answer:
+    """One question's tables, by placement."""
+    return {placement: run_placed(question, placement, quick) for placement in placements_of(question)}
+
+
+# ---- the guard
+
+
+def read_base(path: Path) -> dict[str, Answer]:
+    """The answers of an earlier run, as ``--json`` wrote them."""
+    answers = json.loads(path.read_text())["answers"]
+    return {
+        question: {placement: list(map(_table, tables)) for placement, tables in answer.items()}
+        for question, answer in answers.items()
+    }
+
+
+def costs_of(answer: Answer) -> dict[tuple[str, str, str], float]:
+    """The ratios to a floor in an answer, by placement, table and row: trickle's own rows alone."""
+    return {
+        (placement, table.title, name): row.cost
+        for placement, tables in answer.items()
+        for table in tables
+        for name, row in table.rows.items()
+        if not isinstance(row, str) and row.cost is not None and name != table.floor and is_ours(name)
+    }
+
+
+def is_ours(row: str) -> bool:
+    """Whether a row is not that of a peer or an alternative, whose figures are not ours to guard."""
+    return not row.startswith((*PEERS, *TOOLS, *FORMATS, "trio over pipes"))
+
+
+def worse_than(base: Answer, now: Answer) -> dict[tuple[str, str, str], str]:
+    """The ratios that have grown by more than TOLERANCE, with a line about each."""
+    before = costs_of(base)
+    return {
+        key: f"{key[1]} ({HEADINGS[key[0]]}), {key[2]}: {cost:.2f} x floor, was {before[key]:.2f}"
+        for key, cost in costs_of(now).items()
+        if key in before and cost > before[key] * TOLERANCE
+    }
+
+
+def worse_twice(base: Mapping[str, Answer], now: Mapping[str, Answer], again: Callable[[str], Answer]) -> list[str]:
+    """A line about each ratio that is worse than in *base*, and is so again when its question is asked once more."""
+    lines = []
+    for question, answer in now.items():
+        first = worse_than(base[question], answer) if question in base else {}
+        if first:
+            print(f"{question}: worse, asked once more", flush=True)
+            second = worse_than(base[question], again(question))
+            lines += [line for key, line in second.items() if key in first]
+    return lines
+
+
+def _table(plain: Mapping[str, Any]) -> Table:
+    rows = {name: row if isinstance(row, str) else Summary(**row) for name, row in plain["rows"].items()}
+    return Table(plain["title"], Unit(**plain["unit"]), plain["floor"], rows)
 
 
 def _plain(table: Table) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Counted: what goes into the tunnel's stdin until the agent has answered (*boot*:
 a hello and a ping), and from there to the first result (*rest*: the call, and the modules that it needs).  Not
 counted: the command line (under 250 bytes), and what ssh adds or takes away.
 
-For execnet, *boot* is what it sends before its gateway is there.
+A host on this machine, without ssh, gets the agent as source and compiled: bytes cost nothing there, and starting
+does.  For execnet, *boot* is what it sends before its gateway is there.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from benchmarks._peers import HAS_EXECNET, gateway, local
 PLACEMENTS = (FREE,)  # nothing is timed
 
 
-async def trickle_bytes(fn: Callable[[], object]) -> tuple[int, int]:
-    async with trickle.open_host(local()) as host:
+async def trickle_bytes(fn: Callable[[], object], tunnel: trickle.abc.Tunnel) -> tuple[int, int]:
+    async with trickle.open_host(tunnel) as host:
         boot = host.statistics().bytes_sent
         await host.call(fn)
         return boot, host.statistics().bytes_sent - boot
@@ -56,14 +57,17 @@ def execnet_bytes() -> tuple[int, int]:
 
 
 async def measure(bench: Bench) -> None:
-    builtin = await trickle_bytes(int)
+    elsewhere = trickle.Command(("env",), name="elsewhere", python=sys.executable)
+    builtin = await trickle_bytes(int, elsewhere)
+    near = await trickle_bytes(int, local())
     with own_function() as own:
-        packaged = await trickle_bytes(own)
+        packaged = await trickle_bytes(own, elsewhere)
     of_execnet = execnet_bytes() if HAS_EXECNET else None
     bench.record(
         "boot_bytes: until the first result",
         {
             "trickle: boot": [builtin[0]],
+            "trickle: boot, with compiled code, on this machine": [near[0]],
             "trickle: rest, a builtin": [builtin[1]],
             "trickle: rest, a package of three modules": [packaged[1]],
             "execnet: boot": [of_execnet[0]] if of_execnet else NOT_INSTALLED,

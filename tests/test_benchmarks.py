@@ -1,0 +1,145 @@
+"""The benchmarks' own logic: what is kept of samples, what a guard fails on.  The figures are nobody's test."""
+
+import json
+import math
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks import _harness, connection, framing
+from benchmarks._ends import Ends
+from benchmarks._harness import FREE, MICROSECONDS, PINNED, QUESTIONS, Answer, Bench, Summary, Table
+from trickle._wire.frames import Frame
+
+
+def answer(cost: float, *, peer: float = 2.0, placement: str = PINNED) -> Answer:
+    rows: dict[str, Summary | str] = {
+        "floor": Summary(10, 100.0, 120.0, 1.0),
+        "trickle": Summary(10, 100.0 * cost, 130.0 * cost, cost),
+        "execnet": Summary(10, 100.0 * peer, 150.0, peer),
+        "rpyc": "not installed",
+    }
+    return {placement: [Table("a question", MICROSECONDS, "floor", rows)]}
+
+
+def test_a_ratio_that_got_worse_twice_fails() -> None:
+    lines = _harness.worse_twice({"call": answer(3.0)}, {"call": answer(3.7)}, lambda name: answer(3.8))
+
+    assert lines == ["a question (pinned to one CPU), trickle: 3.80 x floor, was 3.00"]
+
+
+def test_a_ratio_that_got_worse_once_does_not() -> None:
+    assert _harness.worse_twice({"call": answer(3.0)}, {"call": answer(3.7)}, lambda name: answer(3.5)) == []
+
+
+def test_what_is_not_worse_is_not_asked_again() -> None:
+    def again(name: str) -> Answer:
+        raise AssertionError(name)
+
+    assert _harness.worse_twice({"call": answer(3.0)}, {"call": answer(3.59, peer=9.0)}, again) == []
+    assert _harness.worse_twice({}, {"call": answer(9.0)}, again) == []
+
+
+def test_placements_are_compared_each_with_itself() -> None:
+    assert _harness.worse_than(answer(3.0, placement=FREE), answer(9.0, placement=PINNED)) == {}
+
+
+def test_the_guard_reads_what_a_run_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([answer(3.0), answer(3.1), answer(4.0), answer(4.0)])
+    monkeypatch.setattr(_harness, "ask", lambda name, quick: next(answers))
+    base = tmp_path / "base.json"
+
+    _harness.main(["call", "--json", str(base)])
+    _harness.main(["call", "--compare", str(base)])
+    with pytest.raises(SystemExit, match=r"trickle: 4.00 x floor, was 3.00"):
+        _harness.main(["call", "--compare", str(base), "--markdown"])
+
+    assert json.loads(base.read_text())["answers"]["call"]
+    assert "| trickle | 400.0 (4.00) |" in capsys.readouterr().out
+
+
+def test_one_question_that_fails_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask(name: str, quick: bool) -> Answer:
+        if name == "call":
+            raise subprocess.CalledProcessError(1, "call")
+        return answer(3.0)
+
+    monkeypatch.setattr(_harness, "ask", ask)
+
+    with pytest.raises(SystemExit, match="call: "):
+        _harness.main(["call", "connect"])
+
+    assert "a question" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_question_says_what_it_measures(name: str) -> None:
+    placements = _harness.placements_of(name)
+    module = __import__(f"benchmarks.{name}", fromlist=["measure"])
+
+    assert placements
+    assert callable(module.measure)
+    assert len(module.__doc__ or "") > 200
+    assert f"| {name}.py |" in (_harness.ROOT / "benchmarks" / "README.md").read_text()
+
+
+def test_every_way_to_write_a_frame_reads_what_it_wrote() -> None:
+    for name, way in framing.ways().items():
+        for frame in framing.SIZES.values():
+            if isinstance(way, str):
+                continue
+            item = framing.item_of(name, frame)
+            for _ in range(2):
+                found = way.read(way.write(item) * 3)
+                assert [list(each) for each in found] == [list(item)] * 3
+                assert isinstance(item, Frame) == name.startswith("trickle")
+
+
+def test_the_core_in_memory_answers_each_call_and_ends() -> None:
+    ends = Ends()
+
+    ends.call(connection.AT_ONCE)
+    ends.bulk(beside=20)
+
+    assert ends.controller.is_drained
+    assert ends.id == connection.AT_ONCE + 21
+
+
+async def test_candidates_are_measured_in_turn_after_a_round_that_does_not_count() -> None:
+    order: list[str] = []
+
+    def candidate(name: str, value: float) -> _harness.Measure:
+        async def measure(samples: int) -> list[float]:
+            order.append(name)
+            return [value] * samples
+
+        return measure
+
+    bench = Bench(quick=True)
+    await bench.compare(
+        "a question",
+        {"floor": candidate("floor", 1e-6), "ours": candidate("ours", 3e-6), "peer": "not installed"},
+        unit=MICROSECONDS,
+        floor="floor",
+        rounds=2,
+        samples=5,
+    )
+
+    (table,) = bench.tables
+    assert order == ["floor", "ours"] * 3
+    ours = table.rows["ours"]
+    assert isinstance(ours, Summary)
+    assert ours.count == 10
+    assert math.isclose(ours.median, 3.0)
+    assert ours.cost is not None and math.isclose(ours.cost, 3.0)
+    assert table.rows["peer"] == "not installed"
+
+
+def test_the_machine_is_described_without_its_name() -> None:
+    assert os.uname().nodename not in json.dumps(_harness.about_this_machine()).replace(os.uname().sysname, "")
