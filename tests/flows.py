@@ -206,3 +206,13 @@ def scripted_echo(channel, stalls, fails, path):
         return number
     finally:
         write_file(path, "over")
+
+
+def receive_nothing(channel):
+    while True:
+        time.sleep(3600)
+
+
+def print_without_end():
+    while True:
+        print("x" * 99)

@@ -209,7 +209,10 @@ class Link:
         self._has_turn = False
         self._process: TunnelProcess | None = None
         self._stderr_ended = trio.Event()
-        self._output: deque[tuple[Output, Sink | None]] = deque()  # bounded: it is acknowledged when it is delivered
+        # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
+        self._output: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
+        self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
+        self._fillers: trio.Nursery | None = None
         self._output_came = trio.Event()
         self._output_gone = trio.Event()
         self._output_gone.set()
@@ -497,6 +500,7 @@ class Link:
                 nursery.start_soon(self._read_stderr, process)
                 nursery.start_soon(self._watch, process)
                 nursery.start_soon(self._deliver_output)
+                self._fillers = nursery
                 asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
                 self._asked = asked
                 nursery.start_soon(self._answer_questions, questions)
@@ -866,25 +870,27 @@ class Link:
     def _take_output(self, frame: Output) -> None:
         call = self.calls.get(frame.id)
         sink = (call.sink if call is not None else None) or self.settings.output
-        if self._output or not self._give_output(frame, sink):
-            if not self._output:
-                self._output_gone = trio.Event()
-            self._output.append((frame, sink))
+        if isinstance(sink, trio.MemorySendChannel):
+            self._fill_later(frame, sink)
+        elif self._output or not self._give_output(frame, sink or print_line):
+            self._output.append((frame, sink or print_line))
             self._output_came.set()
+        if (self._output or self._filling) and self._output_gone.is_set():
+            self._output_gone = trio.Event()
 
     def _lines(self, frame: Output) -> Iterator[OutputLine]:
         stream = "stderr" if frame.stream == 2 else "stdout"
         for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
             yield OutputLine(self.name, stream, frame.id or None, text.removesuffix("\r"))
 
-    def _give_output(self, frame: Output, sink: Sink | None) -> bool:
-        """Whether the sink has taken it; a memory channel, and many lines, are left to the task that can wait."""
+    def _give_output(self, frame: Output, sink: Callable[[OutputLine], object]) -> bool:
+        """Whether the sink has taken it; many lines are left to the task that can wait."""
         count = 1 + frame.payload.count(b"\n")
-        if isinstance(sink, trio.MemorySendChannel) or count > MANY_LINES:
+        if count > MANY_LINES:
             return False
         self._said += count
         for line in self._lines(frame):
-            self._give_line(line, sink or print_line)
+            self._give_line(line, sink)
         self._connection.delivered(frame)
         return True
 
@@ -896,20 +902,40 @@ class Link:
 
     @trio.lowlevel.enable_ki_protection
     async def _deliver_output(self) -> None:
-        """Fill memory channels.  While one is full, no more than the window's bytes of output come from its host."""
         while True:
             while self._output:
                 frame, sink = self._output[0]
-                if isinstance(sink, trio.MemorySendChannel):
-                    await self._send_lines(frame, sink)
-                else:
-                    await self._give_lines(frame, sink or print_line)
+                await self._give_lines(frame, sink)
                 self._connection.delivered(frame)
                 self._send()
                 self._output.popleft()
-            self._output_gone.set()
+            self._look_for_output()
             self._output_came = trio.Event()
             await self._output_came.wait()
+
+    def _look_for_output(self) -> None:
+        if not self._output and not self._filling:
+            self._output_gone.set()
+
+    def _fill_later(self, frame: Output, sink: trio.MemorySendChannel[OutputLine]) -> None:
+        """Leave it to a task of this channel's own: while it is full, others need not wait."""
+        waiting = self._filling.get(sink)
+        if waiting is None:
+            waiting = self._filling[sink] = deque()
+            assert self._fillers is not None
+            self._fillers.start_soon(self._fill, sink, waiting)
+        waiting.append(frame)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _fill(self, sink: trio.MemorySendChannel[OutputLine], waiting: deque[Output]) -> None:
+        try:
+            while waiting:
+                await self._send_lines(waiting[0], sink)
+                self._connection.delivered(waiting.popleft())
+                self._send()
+        finally:
+            del self._filling[sink]
+            self._look_for_output()
 
     async def _give_lines(self, frame: Output, sink: Callable[[OutputLine], object]) -> None:
         for line in self._lines(frame):

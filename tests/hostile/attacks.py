@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tests.hostile.liar import ABOUT, Liar
 from tests.pickles import COSTLY, call, get, global_, pickled, text
 from trickle._wire import frames
+from trickle._wire.connection import cost
 from trickle._wire.frames import CHUNK, NEVER, Ack, Credit, Data, End, Frame, Item, Note, Output, Ping, Record
 
 MEBIBYTE = 2**20
@@ -517,14 +518,15 @@ def chatters(*said: Frame, size: int) -> Callable[[Liar], None]:
         id = liar.next_call()
         sent = 0
         some = b"".join(map(frames.encode, said)) * max(1, CHUNK // sum(len(frames.encode(each)) for each in said))
-        weight = sum(len(each.payload) for each in said) * max(1, CHUNK // sum(len(frames.encode(e)) for e in said))
+        room = Credit if isinstance(said[0], Output) else Ack
+        weight = sum(map(cost, said)) * max(1, CHUNK // sum(len(frames.encode(each)) for each in said))
         unacked = 0
         while sent < size:
             liar.raw(some)
             sent += len(some)
             unacked += weight
             while unacked > 128 * 1024:
-                unacked -= liar.next_frame(Ack).size
+                unacked -= liar.next_frame(room).size
         liar.end(id)
 
     return run
@@ -556,6 +558,14 @@ def _(liar: Liar) -> None:
 
 
 @attack("output: more than anybody takes", "ProtocolError", "output that nobody has taken", verb="call, deaf sink")
+def _(liar: Liar) -> None:
+    liar.hello()
+    liar.next_call()
+    while True:
+        liar.flood(Output(0, 1, 0, b"x\n" * 1000))
+
+
+@attack("output: more than its call may", "ProtocolError", "above the credit of call", verb="call, deaf sink")
 def _(liar: Liar) -> None:
     liar.hello()
     liar.next_call()

@@ -16,6 +16,7 @@ from trickle._wire.connection import (
     CONTROLLER,
     CREDIT,
     GRANT,
+    LARGEST_WINDOW,
     SMALL,
     SMALLEST_WINDOW,
     Connection,
@@ -23,6 +24,7 @@ from trickle._wire.connection import (
 from trickle._wire.frames import (
     CANCELLED,
     CHUNK,
+    ITEM_COST,
     NEVER,
     RETURNED,
     Ack,
@@ -204,6 +206,20 @@ def test_control_frames_go_before_small_calls_and_small_calls_before_bulk() -> N
     end.control(Ping())
 
     assert kinds(said(end)) == [Ping, Begin, Call, Modules, Data, Modules]
+
+
+def test_small_calls_without_end_do_not_keep_bulk_waiting() -> None:
+    end = greeted(CONTROLLER)
+    end.call(1, 0, pattern(2 * CHUNK), None)
+    ids = iter(range(2, 10_000))
+    found = []
+
+    for _ in range(4):
+        while len(end._small) * SMALL < 2 * BATCH:
+            end.call(next(ids), 0, pattern(SMALL), None)
+        found += said(end)
+
+    assert payload_of(found, 1) == pattern(2 * CHUNK)
 
 
 def test_results_go_before_bulk() -> None:
@@ -400,10 +416,11 @@ def test_a_stalled_call_that_is_dropped_gets_its_end_and_its_output() -> None:
 
     assert pair.agent.drop(1)
     pair.agent.bulk(Output(1, 1, 0, b"last words\n"))
+    pair.agent.disown_output(1)
     pair.agent.end(1, CANCELLED)
     _, at_controller = pair.settle(use=False)
 
-    assert kinds(at_controller) == [Output, End]
+    assert kinds(at_controller) == [End, Output]
     assert pair.controller.is_drained and pair.agent.is_drained
 
 
@@ -416,6 +433,7 @@ def test_output_behind_a_stalled_part_is_not_lost_with_it() -> None:
     pair.settle(use=False)
 
     pair.agent.drop(1)
+    pair.agent.disown_output(1)
     _, at_controller = pair.settle(use=False)
 
     assert kinds(at_controller) == [Output]
@@ -643,9 +661,9 @@ def test_pending_counts_what_of_a_call_has_not_left() -> None:
     pair.agent.bulk(Output(0, 1, 0, bytes(5)))
     pair.agent.end(1, RETURNED, 0, pattern(2 * CREDIT))
 
-    assert pair.agent.pending(1) == 10 + 2 * CREDIT and pair.agent.pending(0) == 5
+    assert pair.agent.pending(1) == 10 + 2 * CREDIT + 10 * ITEM_COST and pair.agent.pending(0) == 5 + ITEM_COST
     pair.agent.drop(1)
-    assert pair.agent.pending(1) == 10
+    assert pair.agent.pending(1) == 10 + ITEM_COST
     all_said(pair.agent)
     assert pair.agent.pending(1) == pair.agent.pending(0) == 0
 
@@ -694,14 +712,37 @@ def test_thousands_of_calls_are_withdrawn_in_no_time() -> None:
     assert end.is_drained
 
 
-def test_output_makes_room_for_more_only_when_it_is_delivered() -> None:
+def test_output_makes_room_for_more_of_its_call_only_when_it_is_delivered_and_holds_up_no_other() -> None:
+    pair = Pair()
+    running(pair, 1, 2)
+    block = bytes(CHUNK // 2)
+    for _ in range(20):
+        pair.agent.bulk(Output(1, 1, 0, block))
+    _, at_controller = pair.settle(use=False)
+    assert kinds(at_controller) == [Output] * ((CREDIT - 1) // len(block))
+
+    pair.agent.end(2, RETURNED, 0, pattern(2 * CREDIT))
+    _, others = pair.settle()
+    assert payload_of(others, 2) == pattern(2 * CREDIT)
+    assert Output not in kinds(others)
+
+    for frame in at_controller:
+        pair.controller.delivered(frame)  # type: ignore[arg-type]
+    _, more = pair.settle(use=False)
+    assert Output in kinds(more)
+
+
+def test_output_of_more_calls_than_there_are_workers_is_acknowledged_only_when_it_is_delivered() -> None:
     end = greeted(CONTROLLER)
     all_said(end)
     frame = Output(0, 1, 0, bytes(CHUNK))
+    for _ in range(LARGEST_WINDOW // CHUNK):
+        end.receive_data(frames.encode(frame), 0.0)
+    all_said(end)
 
-    (first,) = end.receive_data(frames.encode(frame), 0.0)
+    end.receive_data(frames.encode(frame), 0.0)
     before = end.data_to_send(0.0)
-    end.delivered(first)
+    end.delivered(frame)
     (ack,) = frames_in(b"".join(end.data_to_send(0.0)))
 
     assert before == []

@@ -81,7 +81,8 @@ LINK_FRAMES = {
     AGENT: (frames.Ack, frames.Ping, frames.Ask, frames.Output, frames.Record, frames.Note),
 }
 BULK = (frames.Data, frames.Item, frames.Output, frames.Record, frames.Modules)
-CREDITED = (frames.Data, frames.Item)  # what its receiver must have room for
+FLOWING = (frames.Data, frames.Item)  # what a call is about
+CREDITED = (*FLOWING, frames.Output)  # what its receiver must have room for
 NOT_FOR_OTHERS = (Ack, Credit)  # dealt with in here
 
 
@@ -104,9 +105,14 @@ def _size(item: "Union[Frame, _Body]") -> int:
     return item.left if isinstance(item, _Body) else len(item.payload)
 
 
+def _weight(item: "Union[Frame, _Body]") -> int:
+    """Bytes that what waits to be sent counts for: a frame of next to nothing takes memory too."""
+    return item.left if isinstance(item, _Body) else len(item.payload) + frames.ITEM_COST
+
+
 def cost(frame: Frame) -> int:
     """Bytes of credit that a frame takes."""
-    return len(frame.payload) + (frames.ITEM_COST if isinstance(frame, frames.Item) else 0)
+    return len(frame.payload) + (frames.ITEM_COST if isinstance(frame, (frames.Item, frames.Output)) else 0)
 
 
 class _Call:
@@ -127,7 +133,7 @@ class _Call:
         self.received = 0
 
     def can_go_on(self) -> bool:
-        """Whether the call's credit lets the next of its queue go: only what is Data needs any."""
+        """Whether the call's credit lets the next of its queue go, if that needs any."""
         if not self.queue:
             return False
         item = self.queue[0]
@@ -196,6 +202,7 @@ class Connection:
         self._link_bulk.credit = 1 << 62
         self._unacked = 0
         self._undelivered = 0  # bytes of output that have come, and have not reached whom they are for
+        self._withheld = 0  # bytes of it that are acknowledged only then
 
     # ---- receiving
 
@@ -257,7 +264,7 @@ class Connection:
                     raise WireError("%d bytes of credit for call %d that had none to give" % (frame.size, frame.id))
                 self._line_up(call)
             else:
-                call.received += len(frame.payload)
+                call.received += len(frame.payload) if isinstance(frame, FLOWING) else 0
                 call.room -= cost(frame)
                 if call.received > self.max_payload:
                     raise WireError("more than %d bytes for call %d" % (self.max_payload, frame.id))
@@ -273,14 +280,21 @@ class Connection:
         if isinstance(frame, frames.Output):
             self._undelivered += len(frame.payload)
             if self._undelivered > LARGEST_WINDOW:
-                raise WireError("more than %d bytes of output that nobody has taken" % LARGEST_WINDOW)
-        elif isinstance(frame, BULK):
+                self._withheld += len(frame.payload)
+                if self._withheld > LARGEST_WINDOW:
+                    raise WireError("more than %d bytes of output that nobody has taken" % (2 * LARGEST_WINDOW))
+                return
+        if isinstance(frame, BULK):
             self._unacked += len(frame.payload)
 
     def delivered(self, frame: "frames.Output") -> None:
-        """What was printed has reached whom it is for: only then it makes room for more."""
-        self._undelivered -= len(frame.payload)
-        self._unacked += len(frame.payload)
+        """What was printed has reached whom it is for: its call may print more, and so may the host."""
+        size = len(frame.payload)
+        self._undelivered -= size
+        told = min(size, self._withheld)
+        self._withheld -= told
+        self._unacked += told
+        self.used(frame.id, cost(frame))
 
     def _move(self, frame: Frame, speaker: str) -> str:
         """Take the frame's step in the life of its call, and return the state after it."""
@@ -389,9 +403,9 @@ class Connection:
         if call is None:
             return False
         torn = any(isinstance(item, (_Body, Data)) for item in call.queue)
-        unwanted = (_Body, End, *CREDITED) if torn else CREDITED
+        unwanted = (_Body, End, *FLOWING) if torn else FLOWING
         call.queue = deque(item for item in call.queue if not isinstance(item, unwanted))
-        call.queued = sum(_size(item) for item in call.queue)
+        call.queued = sum(_weight(item) for item in call.queue)
         call.ending = call.ending and not torn
         self._line_up(call)  # what is left may go without credit
         return torn
@@ -403,7 +417,7 @@ class Connection:
             return
         output = [item for item in call.queue if isinstance(item, (frames.Output, frames.Record))]
         call.queue = deque(item for item in call.queue if not isinstance(item, (frames.Output, frames.Record)))
-        call.queued = sum(_size(item) for item in call.queue)
+        call.queued = sum(_weight(item) for item in call.queue)
         for frame in output:
             self._enqueue(self._link_bulk, type(frame)(0, frame[1], frame[2], frame.payload))
         self._line_up(call)
@@ -457,7 +471,7 @@ class Connection:
 
     def _enqueue(self, call: _Call, item: "Union[Frame, _Body]") -> None:
         call.queue.append(item)
-        call.queued += _size(item)
+        call.queued += _weight(item)
         self._line_up(call)
 
     def _line_up(self, call: _Call) -> None:
@@ -475,7 +489,8 @@ class Connection:
         while self._small and size < BATCH:
             for frame in self._next_small(now):
                 size += frames.encode_to(out, frame)
-        while self._ring and size < BATCH:
+        limit = max(BATCH, size + 1)  # one chunk goes in any case: small frames without end must not keep bulk waiting
+        while self._ring and size < limit:
             call = self._ring[0]
             if call.queue and min(CHUNK, _size(call.queue[0])) > self.window.room:
                 break
@@ -524,15 +539,16 @@ class Connection:
 
     def _next_of(self, call: _Call, now: float) -> Frame:
         item = call.queue[0]
+        call.queued -= _weight(item)
         if isinstance(item, _Body):
             frame = item.take()
+            call.queued += _weight(item)
             if not item.left:
                 call.queue.popleft()
         else:
             frame = item
             call.queue.popleft()
         size = len(frame.payload)
-        call.queued -= size
         if isinstance(frame, End):
             self._move(frame, self.role)
         elif isinstance(frame, CREDITED):

@@ -1,0 +1,134 @@
+"""What flows against somebody who does not take it: memory stays within what docs/explanation/architecture.md says."""
+
+import contextlib
+import re
+import subprocess
+import tracemalloc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+import trio
+
+import trickle
+from tests import flows, work
+from tests.hosts import running_below
+
+MIB = 2**20
+HOST, FLOW = 12 * MIB, MIB  # bytes: what a host, and each flow besides, takes at each end at the most
+FLOWS = 4
+TEN_GB = 10 * 10**9
+
+
+@contextlib.asynccontextmanager
+async def large_things(host: trickle.Host) -> AsyncIterator[None]:
+    async with host.stream(flows.count, TEN_GB // 100_000, 100_000) as things:
+        await things.receive()
+        yield
+
+
+@contextlib.asynccontextmanager
+async def tiny_things(host: trickle.Host) -> AsyncIterator[None]:
+    async with host.stream(flows.count, TEN_GB) as things:
+        await things.receive()
+        yield
+
+
+@contextlib.asynccontextmanager
+async def output_of_a_process(host: trickle.Host) -> AsyncIterator[None]:
+    async with host.open_process(["head", "-c", str(TEN_GB), "/dev/zero"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        await process.stdout.receive_some(1)
+        yield
+
+
+@contextlib.asynccontextmanager
+async def input_of_a_process(host: trickle.Host) -> AsyncIterator[None]:
+    async with host.open_process(["sleep", "3600"], stdin=subprocess.PIPE) as process, trio.open_nursery() as nursery:
+        nursery.start_soon(send_without_end, process.stdin)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+async def send_without_end(stream: trio.abc.SendStream) -> None:
+    while True:
+        await stream.send_all(bytes(100_000))
+
+
+@contextlib.asynccontextmanager
+async def things_that_nobody_receives(host: trickle.Host) -> AsyncIterator[None]:
+    async with host.open_channel(flows.receive_nothing) as channel, trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            while True:
+                await channel.send(bytes(100_000))
+
+        nursery.start_soon(send)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def prints_that_nobody_reads(host: trickle.Host) -> AsyncIterator[None]:
+    send, receive = trio.open_memory_channel[trickle.OutputLine](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.options(output=send).call, flows.print_without_end)
+        await receive.receive()
+        yield
+        nursery.cancel_scope.cancel()
+
+
+CASES = [
+    large_things,
+    tiny_things,
+    output_of_a_process,
+    input_of_a_process,
+    things_that_nobody_receives,
+    prints_that_nobody_reads,
+]
+
+
+def private(pid: int) -> int:
+    """Bytes of memory that a process shares with no file."""
+    found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0
+
+
+async def comes_to_a_stop(host: trickle.Host) -> None:
+    before = (-1, -1)
+    while True:
+        statistics = host.statistics()
+        now = (statistics.bytes_received, statistics.bytes_sent)
+        if max(now[0] - before[0], now[1] - before[1]) < 1000:  # heartbeats go on
+            return
+        before = now
+        await trio.sleep(0.5)
+
+
+@pytest.mark.parametrize("stop", CASES, ids=lambda case: case.__name__)
+async def test_ten_gigabytes_for_nobody_take_little_memory_and_hold_up_nobody(
+    stop: Callable[[trickle.Host], AbstractAsyncContextManager[None]], far: trickle.abc.Tunnel
+) -> None:
+    async with trickle.open_host(far) as host:
+        await host.call(work.add, 1, 2)
+        (idle,) = [private(pid) for pid in running_below(host.info.pid)]
+        broker = private(host.info.pid)
+        tracemalloc.start()
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                for _ in range(FLOWS):
+                    await stack.enter_async_context(stop(host))
+                await comes_to_a_stop(host)
+                here = tracemalloc.get_traced_memory()[1]
+                workers = [private(pid) for pid in running_below(host.info.pid)]
+                there = private(host.info.pid) - broker + sum(max(0, each - idle) for each in workers)
+
+                async with host.stream(flows.count, 100, 100_000) as things:
+                    assert len([thing async for thing in things]) == 100
+                assert len(await host.call(bytes, 3_000_000)) == 3_000_000
+                assert await host.call(len, bytes(3_000_000)) == 3_000_000
+        finally:
+            tracemalloc.stop()
+    assert here < HOST + FLOWS * FLOW
+    assert there < HOST + FLOWS * FLOW
