@@ -88,6 +88,9 @@ def test_each_policy_has_an_example_that_shows_it() -> None:
         "amber  'worked at attempt 3'",
     ]
     assert run("word_count.py").stdout == "'to': 25 of 105 words\n"
+    assert run("slowest.py").stdout.splitlines() == [
+        f"{name}: /page/46605 took 104728 ms, of 200000 requests" for name in ("amber", "birch")
+    ]
     rows = run("rolling_restart.py").stdout.splitlines()
     assert rows[0] == "web1: restarted" or "web2: RuntimeError" in rows[0]
     assert len(rows) == 6 and sum("does not come up" in row for row in rows) == 2

@@ -79,6 +79,74 @@ def test_a_package_may_make_modules_below_itself(far: FarEnd, here: Path) -> Non
     assert far.asked == ["makes"]
 
 
+def test_modules_may_put_others_in_their_place(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "stands_for/__init__.py": "",
+            "stands_for/module.py": "import sys, stands_for.other\nsys.modules[__name__] = stands_for.other\n",
+            "stands_for/package/__init__.py": "import sys\nfrom stands_for.package import _inner\n"
+            "sys.modules[__name__] = _inner\n",
+            "stands_for/package/_inner.py": "NAME = 'inner'\n",
+            "stands_for/other.py": "NAME = 'other'\n",
+        },
+    )
+
+    result = far.run(
+        "import stands_for.module, stands_for.package\n"
+        "result = sys.modules['stands_for.module'].NAME, sys.modules['stands_for.package'].NAME"
+    )
+
+    assert result == ("other", "inner")
+
+
+def test_a_package_may_bring_a_copy_of_what_is_missing(far: FarEnd, here: Path) -> None:
+    write(
+        here,
+        {
+            "vendors/__init__.py": "try:\n    import nowhere_to_be_found as found\n"
+            "except ImportError:\n    from . import _copy as found\n",
+            "vendors/_copy.py": "NAME = 'copy'\n",
+        },
+    )
+
+    far.send_modules(["vendors"])
+    result = far.run("import vendors; result = vendors.found.NAME")
+
+    assert result == "copy"
+    assert far.asked == []
+
+
+@pytest.mark.parametrize(
+    ("encoding", "first_line"),
+    [
+        ("utf-8", ""),
+        ("utf-8-sig", ""),
+        ("utf-8", "# -*- coding: utf-8 -*-"),
+        ("cp1252", "# -*- coding: cp1252 -*-"),
+        ("iso8859-15", "# vim: set fileencoding=iso8859-15 :"),
+    ],
+)
+def test_source_may_have_any_encoding(far: FarEnd, here: Path, encoding: str, first_line: str) -> None:
+    (here / "encoded.py").write_bytes(
+        f"{first_line}\nTEXT = 'Olá €'  # déjà\ndef f():\n    1 / 0  # vu €\n".encode(encoding)
+    )
+
+    assert far.run("import encoded; result = encoded.TEXT") == "Olá €"
+    with pytest.raises(RaisedThere) as caught:
+        far.run("import encoded; encoded.f()")
+    assert "1 / 0  # vu €" in caught.value.traceback
+
+
+def test_names_of_modules_may_have_other_letters(far: FarEnd, here: Path) -> None:
+    write(here, {"paket/__init__.py": "from . import größe\n", "paket/größe.py": "WERT = 5\n"})
+
+    far.send_modules(["paket"])
+
+    assert far.run("import paket; result = paket.größe.WERT") == 5
+    assert far.asked == []
+
+
 def test_modules_may_import_each_other(far: FarEnd, here: Path) -> None:
     write(
         here,
