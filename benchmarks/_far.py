@@ -1,5 +1,6 @@
 """What the remote end runs in these benchmarks.  It says first that it has begun."""
 
+import datetime
 import subprocess
 import time
 
@@ -29,6 +30,25 @@ def hold() -> None:
     """In C code that holds the interpreter's lock: no Python code runs in this process any more."""
     print("begun", flush=True)
     sum(range(10**13))
+
+
+def records(count: int) -> "list[dict[str, object]]":
+    """So many, of mixed kinds of data."""
+    day = datetime.datetime(2024, 1, 1)
+    return [
+        {
+            "id": number,
+            "name": f"host{number}.example.com",
+            "at": day + datetime.timedelta(minutes=number),
+            "load": [number / 7, number / 11, number / 13],
+            "tags": ("web", "eu", str(number % 10)),
+            "up": bool(number % 3),
+            "disks": {f"/dev/sda{disk}": number * disk for disk in range(4)},
+            "digest": bytes([number % 256]) * 16,
+            "note": None,
+        }
+        for number in range(count)
+    ]
 
 
 if __name__ == "__main__":  # what cancel.py's floors start

@@ -34,7 +34,7 @@ QUESTIONS = (
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
 NOT_INSTALLED = "not installed"
-PATIENCE = 3600  # seconds that a question may take: only ends one that hangs
+PATIENCE, QUICK_PATIENCE = 3600, 300  # seconds that a question may take: only ends one that hangs
 # Rows that begin so are not of trickle.
 PEERS = ("execnet", "rpyc", "mitogen", "multiprocessing", "trio-parallel", "asyncssh")
 TOOLS = ("scp", "sftp", "rsync", "tar")
@@ -239,7 +239,8 @@ def run_placed(question: str, placement: str, quick: bool) -> list[Table]:
       subprocess.SubprocessError: it failed, and has said why on stderr; or it hung.
     """
     words = [sys.executable, "-m", "benchmarks", question, "--placement", placement, *(["--quick"] if quick else [])]
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT, timeout=PATIENCE)
+    patience = QUICK_PATIENCE if quick else PATIENCE
+    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT, timeout=patience)
     return list(map(_table, json.loads(done.stdout)))
 
 

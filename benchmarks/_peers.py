@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +56,9 @@ def if_execnet(measure: Measure) -> Measure | str:
 
 
 @contextlib.contextmanager
-def echo_process() -> Iterator[subprocess.Popen[bytes]]:
-    """A bare Python that writes back what it reads."""
-    with subprocess.Popen((*PYTHON, "-c", ECHO), stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+def echo_process(argv: Sequence[str] = (*PYTHON, "-c", ECHO)) -> Iterator[subprocess.Popen[bytes]]:
+    """A bare Python that writes back what it reads, here or wherever *argv* starts it."""
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         yield process
         assert process.stdin is not None
         process.stdin.close()

@@ -1,109 +1,134 @@
-"""How fast do large arguments and results move?
+"""How fast do arguments and results move, from 1 KB to 100 MB, and objects that are not bytes?
 
-Measured: 100 MB of bytes as the one argument of ``len``, and as the result of ``bytes(100_000_000)``, in MB/s of wall
-time, with packing, copies and the answer.  Not measured: objects that are not bytes (pickling them is Python's own
-cost), the network, and how other calls fare meanwhile.
+Measured: bytes as the one argument of ``len`` and as the result of ``bytes(SIZE)``, in MB/s of wall time, with packing,
+copies and the answer, one at a time; and 1,000 records of mixed Python objects (texts, numbers, dates, lists and
+dicts) as the argument of ``len`` and as the result of the function that makes them, in ms.  Not measured: the network,
+and how other calls fare meanwhile (cancel.py).
 
-The floor is ``cat`` at the end of a pipe, to ``/dev/null`` or from a file in memory, and this end reading or writing
-with plain ``os`` calls.  Every figure is that of one direction.
+The floor of 1 MB and more is ``cat`` at the end of a pipe: to ``/dev/null`` or from a file in memory, with plain
+``os`` calls at this end, its start included.  What is smaller has none: see call.py.  The floor of records is pickle,
+there and back, in this process; that of the records as a result has making them as well.  The others are each asked
+by their documented fast path (_rivals.py); execnet and mitogen send no dates, and rpyc would send references.  Every
+figure of bytes is that of one direction.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import pickle
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import trickle
 from benchmarks import _harness
-from benchmarks._harness import MEGABYTES_PER_SECOND, NOT_INSTALLED, Bench, Measure, blocking, each
-from benchmarks._peers import fileno, gateway_if_installed, local, write_all
+from benchmarks._far import records
+from benchmarks._harness import MEGABYTES_PER_SECOND, MILLISECONDS, Bench, Measure, blocking, each, timed, timed_async
+from benchmarks._peers import fileno, local, write_all
+from benchmarks._rivals import Rivals, open_all
 
-SIZE = 100_000_000  # bytes
+SIZES = {"1 KB": 1_000, "100 KB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000, "100 MB": 100_000_000}
+SMALLEST_FOR_CAT = 1_000_000  # bytes: with less it is starting cat that is measured
+AT_LEAST = 300_000  # bytes that a sample moves, by calls one after the other
+RECORDS = 1_000
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 READ_SIZE = 256 * 1024
+NO_RECORDS = {"execnet": "sends no dates", "mitogen": "sends no dates", "rpyc": "sends references"}
 
 
 def cat_takes(data: bytes) -> float:
     """Bytes per second."""
     started = time.perf_counter()
-    with subprocess.Popen("cat >/dev/null", shell=True, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(("cat",), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         write_all(fileno(process.stdin), data)
-    return SIZE / (time.perf_counter() - started)
+    return len(data) / (time.perf_counter() - started)
 
 
-def cat_gives(path: str) -> float:
+def cat_gives(path: str, size: int) -> float:
     """Bytes per second."""
     started = time.perf_counter()
     with subprocess.Popen(("cat", path), stdout=subprocess.PIPE) as process:
         parts = []
         while part := os.read(fileno(process.stdout), READ_SIZE):
             parts.append(part)
-        assert len(b"".join(parts)) == SIZE
-    return SIZE / (time.perf_counter() - started)
+        assert len(b"".join(parts)) == size
+    return size / (time.perf_counter() - started)
 
 
-async def trickle_takes(host: trickle.Host, data: bytes) -> float:
-    """Bytes per second."""
-    started = time.perf_counter()
-    assert await host.call(len, data) == SIZE
-    return SIZE / (time.perf_counter() - started)
+def rate(act: Callable[[], Awaitable[object]], size: int) -> Measure:
+    """Bytes per second, when *act* moves so many."""
+    repeat = -(-AT_LEAST // size)
 
-
-async def trickle_gives(host: trickle.Host) -> float:
-    """Bytes per second."""
-    started = time.perf_counter()
-    assert len(await host.call(bytes, SIZE)) == SIZE
-    return SIZE / (time.perf_counter() - started)
-
-
-def per_second(act: Callable[[], object]) -> Measure:
-    """Bytes per second, when *act* moves SIZE of them."""
-
-    def once() -> float:
+    async def once() -> float:
         started = time.perf_counter()
-        act()
-        return SIZE / (time.perf_counter() - started)
+        for _ in range(repeat):
+            await act()
+        return repeat * size / (time.perf_counter() - started)
 
-    return blocking(once)
+    return each(once)
 
 
 async def measure(bench: Bench) -> None:
     async with contextlib.AsyncExitStack() as stack:
-        data = bytes(SIZE)
-        in_memory = stack.enter_context(tempfile.NamedTemporaryFile())  # noqa: SIM115 (it is one)
-        write_all(in_memory.fileno(), data)
+        rivals = open_all(stack)
         host = await stack.enter_async_context(trickle.open_host(local()))
-        gateway = stack.enter_context(gateway_if_installed())
-        taking: dict[str, Measure | str] = {
-            "cat": blocking(lambda: cat_takes(data)),
-            "trickle": each(lambda: trickle_takes(host, data)),
-            "execnet": NOT_INSTALLED,
-        }
-        giving: dict[str, Measure | str] = {
-            "cat": blocking(lambda: cat_gives(in_memory.name)),
-            "trickle": each(lambda: trickle_gives(host)),
-            "execnet": NOT_INSTALLED,
-        }
-        if gateway is not None:
-            taker = gateway.remote_exec("for item in channel: channel.send(len(item))")
-            giver = gateway.remote_exec("for size in channel: channel.send(bytes(size))")
+        for title, size in SIZES.items():
+            await measure_bytes(bench, title, size, host, rivals)
+        await measure_records(bench, host, rivals)
 
-            def execnet_takes() -> None:
-                taker.send(data)
-                assert taker.receive() == SIZE
 
-            def execnet_gives() -> None:
-                giver.send(SIZE)
-                assert len(giver.receive()) == SIZE
+async def measure_bytes(bench: Bench, title: str, size: int, host: trickle.Host, rivals: Rivals) -> None:
+    data = bytes(size)
+    taking: dict[str, Measure | str] = {}
+    giving: dict[str, Measure | str] = {}
+    with contextlib.ExitStack() as stack:
+        floor = None
+        if size >= SMALLEST_FOR_CAT:
+            floor = "cat"
+            file = stack.enter_context(tempfile.NamedTemporaryFile(dir=MEMORY))
+            write_all(file.fileno(), data)
+            taking[floor] = blocking(functools.partial(cat_takes, data))
+            giving[floor] = blocking(functools.partial(cat_gives, file.name, size))
+        taking["trickle"] = rate(functools.partial(host.call, len, data), size)
+        giving["trickle"] = rate(functools.partial(host.call, bytes, size), size)
+        for name, rival in rivals.items():
+            if isinstance(rival, str):
+                taking[name] = giving[name] = rival
+            else:
+                taking[name] = rate(functools.partial(rival.call, len, data), size)
+                giving[name] = rate(functools.partial(rival.call, bytes, size), size)
+        rounds = bench.pick(1 if size > 50_000_000 else 3, 8)
+        for way, candidates in (("argument", taking), ("result", giving)):
+            await bench.compare(
+                f"payload: {title} of bytes, {way}", candidates, unit=MEGABYTES_PER_SECOND, floor=floor, rounds=rounds
+            )
 
-            taking["execnet"] = per_second(execnet_takes)
-            giving["execnet"] = per_second(execnet_gives)
-        rounds = bench.pick(2, 8)
-        for title, candidates in (("payload: 100 MB argument", taking), ("payload: 100 MB result", giving)):
-            await bench.compare(title, candidates, unit=MEGABYTES_PER_SECOND, floor="cat", rounds=rounds)
+
+async def measure_records(bench: Bench, host: trickle.Host, rivals: Rivals) -> None:
+    made = records(RECORDS)
+    floor = "pickle, there and back"
+    taking: dict[str, Measure | str] = {
+        floor: timed(lambda: pickle.loads(pickle.dumps(made, 4))),
+        "trickle": timed_async(functools.partial(host.call, len, made)),
+    }
+    giving: dict[str, Measure | str] = {
+        floor: timed(lambda: pickle.loads(pickle.dumps(records(RECORDS), 4))),
+        "trickle": timed_async(functools.partial(host.call, records, RECORDS)),
+    }
+    for name, rival in rivals.items():
+        if isinstance(rival, str) or name in NO_RECORDS:
+            taking[name] = giving[name] = NO_RECORDS.get(name, str(rival))
+        else:
+            taking[name] = timed_async(functools.partial(rival.call, len, made))
+            giving[name] = timed_async(functools.partial(rival.call, records, RECORDS))
+    for way, candidates in (("argument", taking), ("result", giving)):
+        await bench.compare(
+            f"payload: {RECORDS:,} records, {way}", candidates, unit=MILLISECONDS, floor=floor, rounds=bench.pick(5, 20)
+        )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """The benchmarks' own logic: what is kept of samples, what a guard fails on.  The figures are nobody's test."""
 
+import contextlib
 import json
 import math
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from benchmarks import _harness, connection, framing
+from benchmarks import _harness, _rivals, connection, framing
 from benchmarks._ends import Ends
 from benchmarks._harness import FREE, MICROSECONDS, PINNED, QUESTIONS, Answer, Bench, Summary, Table
 from trickle._wire.frames import Frame
@@ -76,6 +78,33 @@ def test_one_question_that_fails_does_not_end_the_others(
         _harness.main(["call", "connect"])
 
     assert "a question" in capsys.readouterr().out
+
+
+def test_a_peer_that_is_missing_or_broken_keeps_no_other_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextlib.contextmanager
+    def missing() -> Iterator[_rivals.Rival]:
+        raise ModuleNotFoundError("execnet")
+        yield
+
+    @contextlib.contextmanager
+    def broken() -> Iterator[_rivals.Rival]:
+        raise EOFError
+        yield
+
+    monkeypatch.setattr(
+        _rivals, "RIVALS", {"execnet": missing, "rpyc": broken, "trio-parallel": _rivals.RIVALS["trio-parallel"]}
+    )
+    with contextlib.ExitStack() as stack:
+        rivals = _rivals.open_all(stack)
+
+    assert rivals["execnet"] == "not installed"
+    assert rivals["rpyc"] == "failed: EOFError"
+    assert isinstance(rivals["trio-parallel"], _rivals.Rival)
+
+
+def test_no_peer_s_figures_are_guarded() -> None:
+    assert not any(map(_harness.is_ours, [*_rivals.RIVALS, "execnet: remote_exec"]))
+    assert _harness.is_ours("trickle: host.call")
 
 
 @pytest.mark.parametrize("name", QUESTIONS)

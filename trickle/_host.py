@@ -880,7 +880,7 @@ class Host:
             the transfer, and is raised here.
 
         Returns:
-          What was done: the bytes of all files, their SHA-256, the bytes that had to be sent, and what was skipped.
+          The bytes of all files, their SHA-256, the bytes that had to be sent, and what was skipped.
 
         Raises:
           RemoteError: it cannot be written: ``PermissionError``, for one, or ``IsADirectoryError``.
