@@ -18,7 +18,7 @@ import trio
 
 from trickle._agent import file_source, file_target, files
 from trickle._channels import Flow, open_flow
-from trickle._settings import CallOptions
+from trickle._settings import CallOptions, is_count
 
 if TYPE_CHECKING:
     from trickle._host import CallRecord, HostCore
@@ -61,6 +61,11 @@ class TransferOptions:
     fsync: bool = False
     resume: bool = False
     progress: Progress | None = None
+    max_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_size is not None and not is_count(self.max_size, 0):
+            raise ValueError(f"max_size={self.max_size!r}: it is a number of bytes, or None")
 
     @property
     def for_target(self) -> dict[str, Any]:
@@ -190,7 +195,7 @@ async def fetch(
     """See Host.fetch."""
     arguments: tuple[bytes, dict[str, Any]] = (os.fsencode(remote), {})
     where = f" (here, from {core.name})"
-    rules = {**how.for_target, "set_id": False}  # a host has no say in who may do what here
+    rules = {**how.for_target, "set_id": False, "max_size": how.max_size}  # a host has no say in who may do what here
     target = file_target.Target(os.fsencode(local), rules, where, trio.from_thread.check_cancelled)
     try:
         async with open_flow(core, "fetch", len, arguments, {}, _for_transfers(options), record=record) as flow:

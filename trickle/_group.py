@@ -314,6 +314,7 @@ class Group(Mapping[str, Host]):
         fsync: bool = False,
         resume: bool = False,
         progress: Progress | None = None,
+        max_size: int | None = None,
     ) -> Results[TransferResult]:
         """Bring a file or a directory from every host; see ``Host.fetch``.
 
@@ -326,7 +327,7 @@ class Group(Mapping[str, Host]):
         where = os.fspath(local)
         if "{host}" not in where:
             raise ValueError(f"local={where!r}: put {{host}} where each host's name is to stand")
-        how = TransferOptions(mode, preserve, fsync, resume, progress)
+        how = TransferOptions(mode, preserve, fsync, resume, progress, max_size)
 
         async def bring(host: Host, record: CallRecord) -> TransferResult:
             path = where.replace("{host}", host.name.replace("/", "_"))

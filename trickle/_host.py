@@ -901,18 +901,22 @@ class Host:
         fsync: bool = False,
         resume: bool = False,
         progress: Progress | None = None,
+        max_size: int | None = None,
     ) -> TransferResult:
         """Bring a file, or a directory with all that is in it, from this host; as ``put``, the other way round.
 
         Nothing is written outside of *local*, whatever the host says, and no file gets set-user-ID or set-group-ID
         from it.
 
+        Args:
+          max_size: bytes that all the files together may take here; by default as many as the host has to say.
+
         Raises:
           RemoteError: it cannot be read, or was changed while it was read.
-          OSError: it cannot be written here.
+          OSError: it cannot be written here, or is larger than *max_size* (``errno.EFBIG``).
           HostLost: the connection died; ProtocolError, if what came is not from an agent of ours.
         """
-        how = TransferOptions(mode, preserve, fsync, resume, progress)
+        how = TransferOptions(mode, preserve, fsync, resume, progress, max_size)
         return await fetch(self._core, self._options, remote, local, how)
 
     @contextlib.asynccontextmanager

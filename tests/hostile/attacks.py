@@ -4,6 +4,7 @@ An attack says what it goes for (`verb`), what the controller must raise for it 
 and a part of the message.
 """
 
+import hashlib
 import os
 import pickle
 import struct
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tests.hostile.liar import ABOUT, Liar
 from tests.pickles import COSTLY, call, get, global_, pickled, text
+from trickle._agent import files
 from trickle._wire import frames
 from trickle._wire.connection import cost
 from trickle._wire.frames import CHUNK, NEVER, Ack, Credit, Data, End, Frame, Item, Note, Output, Ping, Record
@@ -649,3 +651,158 @@ def _(liar: Liar) -> None:
     liar.hello()
     liar.next_call()
     liar.say(frames.Ask(0, 0, 0, b"a." * 400 + b"b"))
+
+
+# ---- files
+
+
+def send_files(liar: Liar, id: int, what: str, value: list[Any], contents: Iterable[bytes] = ()) -> None:
+    """Say something as a source says it."""
+    if what == "write" and not contents:
+        value, contents = files.take_contents(value)
+    liar.item(id, files.join_message(pickle.dumps((what, value), 4), list(contents)))
+
+
+def ends_well(liar: Liar, id: int) -> None:
+    liar.say(Item(id, frames.EOF))
+    liar.end(id, payload=pickle.dumps({"special": []}, 4))
+
+
+def entry(below: bytes, kind: str = files.FILE, size: int = 0, target: bytes = b"", mode: int = 0o644) -> Any:
+    return (below, kind, size, mode, 10**18, target, 0, 0)
+
+
+TOP = entry(b"", files.DIRECTORY, mode=0o755)
+
+
+def lists(*entries: Any) -> Callable[[Liar], None]:
+    """A tree that holds such entries."""
+
+    def run(liar: Liar) -> None:
+        liar.hello()
+        id = liar.next_call()
+        send_files(liar, id, "list", [TOP, *entries])
+        liar.next_item()
+        ends_well(liar, id)
+
+    return run
+
+
+LISTED: Mapping[str, tuple[Any, ...]] = {
+    "..": (entry(b"..", files.DIRECTORY),),
+    "a file above": (entry(b"../ran"),),
+    "a file above, behind a directory": (entry(b"d", files.DIRECTORY), entry(b"d/../../ran")),
+    "an absolute name": (entry(b"/tmp/ran"),),
+    "an empty part of a name": (entry(b"d", files.DIRECTORY), entry(b"d//ran")),
+    "a name with NUL": (entry(b"x\0y"),),
+    "a name that is text": (entry("x"),),  # type: ignore[arg-type]
+    "a directory behind a link": (entry(b"l", files.LINK, target=b"/tmp"), entry(b"l/ran", files.DIRECTORY)),
+    "a file behind a link": (entry(b"l", files.LINK, target=b"/tmp"), entry(b"l/ran")),
+    "a link, then a directory of its name": (
+        entry(b"l", files.LINK, target=b"/tmp"),
+        entry(b"l", files.DIRECTORY),
+        entry(b"l/ran"),
+    ),
+    "a file in a directory that was not listed": (entry(b"d/ran"),),
+    "a device": (entry(b"x", "device"),),
+    "a FIFO": (entry(b"x", "fifo"),),
+    "a hard link": (entry(b"x", "hard link", target=b"/etc/passwd"),),
+    "what is neither": (entry(b"x", files.OTHER),),
+    "a size below nothing": (entry(b"x", size=-5),),
+    "a size that is text": (entry(b"x", size="5"),),  # type: ignore[arg-type]
+    "a mode that is text": ((b"x", files.FILE, 0, "rwx", 0, b"", 0, 0),),
+    "an entry of two": ((b"x", files.FILE),),
+    "the top twice": (TOP,),
+}
+for name, listed in LISTED.items():
+    add(f"fetch: {name}", lists(*listed), "fetch", "ProtocolError|OSError")
+
+
+@attack("fetch: a link at the top", "ProtocolError", verb="fetch")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "list", [entry(b"", files.LINK, target=b"/etc/passwd")])
+    liar.next_item()
+    ends_well(liar, id)
+
+
+def writes(*ops: Any, size: int = 5) -> Callable[[Liar], None]:
+    """One file, of which *ops* come."""
+
+    def run(liar: Liar) -> None:
+        liar.hello()
+        id = liar.next_call()
+        send_files(liar, id, "list", [TOP, entry(b"x", size=size)])
+        liar.next_item()
+        send_files(liar, id, "write", list(ops))
+        ends_well(liar, id)
+
+    return run
+
+
+WRITTEN: Mapping[str, tuple[Any, ...]] = {
+    "a wrong checksum": ((files.WHOLE, 1, b"\0" * 32, b"hello"),),
+    "contents of nothing": ((files.DATA, b"hello"),),
+    "contents of a directory": ((files.WHOLE, 0, b"\0" * 32, b"hello"),),
+    "contents of what was not listed": ((files.WHOLE, 99, b"\0" * 32, b"hello"),),
+    "an unknown operation": ((77, 1),),
+    "a hole of less than nothing": ((files.OPEN, 1), (files.HOLE, -5)),
+    "more bytes than it said": ((files.OPEN, 1), (files.DATA, bytes(300_000))),
+    "a hole that is larger than it said": ((files.OPEN, 1), (files.HOLE, 10**7)),
+    "what was never there is the same": ((files.UNCHANGED, 1),),
+    "half of a file": ((files.OPEN, 1), (files.DATA, b"he")),
+}
+for name, ops in WRITTEN.items():
+    add(f"fetch: {name}", writes(*ops), "fetch", "ProtocolError|OSError")
+
+
+@attack("fetch: what no source says", "ProtocolError", verb="fetch")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "remove", [b"x"])
+
+
+@attack("fetch: no message but a number", "ProtocolError", verb="fetch")
+def _(liar: Liar) -> None:
+    liar.hello()
+    liar.item(liar.next_call(), pickle.dumps(5, 4))
+
+
+@attack("fetch: contents without end", "OSError", "max_size", verb="fetch, bounded")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "list", [entry(b"", size=-1)])
+    liar.next_item()
+    send_files(liar, id, "write", [(files.OPEN, 0)])
+    while True:
+        send_files(liar, id, "write", [(files.HOLE, 2**40)])
+
+
+@attack("fetch: a size beyond all bounds", "OSError", "max_size", verb="fetch, bounded")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "list", [entry(b"", size=2**62)])
+    liar.stay()
+
+
+@attack("fetch: contents that are not there", "ProtocolError", verb="fetch")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "list", [entry(b"", size=5)])
+    liar.next_item()
+    send_files(liar, id, "write", [(files.OPEN, 0), (files.DATA, 10**9)], [b"hello"])
+
+
+@attack("fetch: a set-user-ID file", "", verb="fetch")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "list", [entry(b"", size=5, mode=0o6755)])
+    liar.next_item()
+    send_files(liar, id, "write", [(files.WHOLE, 0, hashlib.sha256(b"hello").digest(), b"hello")])
+    ends_well(liar, id)

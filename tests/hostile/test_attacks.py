@@ -1,9 +1,10 @@
 """A host that was taken over runs nothing here, reads nothing, stalls nothing, and touches no other host's calls."""
 
+import builtins
 import contextlib
 import dataclasses
-import io
 import logging
+import stat
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -124,6 +125,10 @@ async def fetch(host: trickle.Host, directory: Path) -> object:
     return await host.fetch("/data", directory / "fetched")
 
 
+async def fetch_a_bounded_amount(host: trickle.Host, directory: Path) -> object:
+    return await host.fetch("/data", directory / "fetched", max_size=10**6)
+
+
 VERBS: dict[str, Callable[[trickle.Host, Path], Awaitable[object]]] = {
     "call": call,
     "call, first": call,
@@ -139,6 +144,7 @@ VERBS: dict[str, Callable[[trickle.Host, Path], Awaitable[object]]] = {
     "stream, not read": slow_stream,
     "process": process,
     "fetch": fetch,
+    "fetch, bounded": fetch_a_bounded_amount,
 }
 
 
@@ -193,7 +199,9 @@ async def attacked(name: str, host: trickle.Host, directory: Path) -> object:
     sent = host.statistics().bytes_received - sent_before
     assert damage.stall < LENIENCE * (STALL + STALL_PER_MIB * sent / 2**20), (name, damage.stall)
     assert damage.memory < MEMORY + MEMORY_PER_BYTE * sent, (name, damage.memory)
-    if ATTACKS[name].verb != "fetch":
+    if ATTACKS[name].verb.startswith("fetch"):
+        check_fetched(directory)
+    else:
         assert [event for event in damage.suspect if str(LIAR) not in event] == []  # its own tunnel starts there
         assert list(directory.iterdir()) == []
     assert victims.ran == []
@@ -230,7 +238,7 @@ def test_there_are_attacks_of_each_kind() -> None:
     kinds = Counter(name.partition(":")[0] for name in ATTACKS)
 
     assert sum(kinds.values()) >= 200
-    assert set(kinds) >= {"result", "error", "wire", "flow", "hello", "flood", "output", "modules"}
+    assert set(kinds) >= {"result", "error", "wire", "flow", "hello", "flood", "output", "modules", "fetch"}
 
 
 @pytest.fixture(autouse=True)
@@ -246,6 +254,18 @@ def packages(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(root)
 
 
+def check_fetched(directory: Path) -> None:
+    """Nothing is beside what was fetched, nor leads out of it but links that are just that."""
+    assert {path.name for path in directory.iterdir()} <= {"fetched"}
+    assert not (directory / "fetched").is_symlink()
+    assert not Path("/tmp/ran").exists()
+    for path in (directory / "fetched", *directory.glob("fetched/**/*")):
+        if path.exists() and not path.is_symlink():
+            mode = path.lstat().st_mode
+            assert stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+            assert not mode & (stat.S_ISUID | stat.S_ISGID)
+
+
 def check_answer(name: str, result: object) -> None:
     attack = ATTACKS[name]
     if not attack.raises:
@@ -255,10 +275,10 @@ def check_answer(name: str, result: object) -> None:
             result.pop("trickle._agent.resources", None)  # what makes something of such answers over there
             assert set(result.values()) <= {"missing", "package", "files: ", "files: __init__.py"}, result
         return
-    errors = tuple(getattr(trickle, error, None) or getattr(io, error) for error in attack.raises.split("|"))
+    errors = tuple(getattr(trickle, error, None) or getattr(builtins, error) for error in attack.raises.split("|"))
     assert isinstance(result, errors), (name, result)
     message = str(result)
-    assert "taken" in message
+    assert "taken" in message or isinstance(result, OSError)
     assert not CONTROL & set(message)
     assert len(message) < 100_000
     assert attack.says in message

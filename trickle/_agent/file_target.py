@@ -1,5 +1,6 @@
 """The side of a transfer that writes: says what is there already, and puts in place what comes."""
 
+import errno
 import hashlib
 import os
 import stat
@@ -47,6 +48,7 @@ class Target:
         self._skipped: "List[bytes]" = []
         self._sums: "List[Tuple[bytes, bytes]]" = []
         self._received = 0
+        self._come = 0  # bytes of contents, holes and what was there already included
         self._size = 0
         self._writing: "Optional[Writing]" = None
         self._newest = -1  # the number of the last file that came
@@ -70,7 +72,7 @@ class Target:
         return [self._have_one(entry) for entry in entries]
 
     def _have_one(self, entry: "Entry") -> "Optional[bytes]":
-        if not is_entry(entry) or bool(self.entries) != bool(entry[0]):
+        if not is_entry(entry) or bool(self.entries) != bool(entry[0]) or (entry[1] == LINK and not entry[0]):
             raise ValueError("an entry that no source of ours lists: %r" % (entry,))
         below, kind, size = entry[:3]
         if below and os.path.dirname(below) not in self._directories:
@@ -88,7 +90,8 @@ class Target:
             with self._doing("this link was made", path):
                 self._make_link(path, entry)
             return None
-        self.total += size
+        self.total += max(size, 0)
+        self._check_size(self.total, path)
         self._to_come += 1
         with self._doing("what is there was compared", path):
             return self._hashes_for(number, path, size)
@@ -176,12 +179,21 @@ class Target:
                     return b"".join(hashes)
                 hashes.append(files.block_hash(data))
 
+    def _check_size(self, size: int, path: bytes) -> None:
+        most = self.options.get("max_size")
+        if most is not None and size > most:
+            text = "%d bytes or more, and max_size allows %d%s" % (size, most, self.where)
+            raise OSError(errno.EFBIG, text, os.fsdecode(path))
+
     # ---- what comes
 
     def write(self, ops: "List[Op]") -> None:
         """Do what a Source says."""
         for op in ops:
             kind = op[0]
+            if kind in (WHOLE, DATA, SAME, HOLE):
+                self._come += len(op[-1]) if kind in files.WITH_CONTENTS else op[1]
+                self._check_size(self._come, self.path)
             if kind == WHOLE:
                 self._begin(op[1])
                 self._add(op[3])
