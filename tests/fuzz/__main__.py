@@ -1,7 +1,6 @@
 """Fuzz a target with atheris: ``python -m tests.fuzz unpickling -max_total_time=600``, options as libFuzzer's.
 
-What is found to reach new code goes to ``.cache/fuzz/NAME``; what breaks goes to the directory it was started in.
-``-merge=1`` with the corpus as first directory keeps of it what counts.
+What is found to reach new code goes to ``.cache/fuzz/NAME``, and what breaks to the directory it was started in.
 """
 
 import sys

@@ -861,3 +861,35 @@ def test_fences_nest() -> None:
 
     assert outer == inner == after != limits
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
+def test_other_threads_meet_the_fence_while_it_stands_and_not_afterwards() -> None:
+    done = in_a_fresh_process("""
+import subprocess, sys, threading
+from trickle._fence import memory_fence
+
+inside, tried = threading.Event(), threading.Event()
+said = []
+
+def other():
+    inside.wait()
+    said.append(len(bytearray(2**20)))
+    try:
+        bytearray(128 * 2**20)
+    except MemoryError:
+        said.append("MemoryError")
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)"
+    said.append(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
+    tried.set()
+
+thread = threading.Thread(target=other)
+thread.start()
+with memory_fence(100 * 2**20):
+    inside.set()
+    tried.wait()
+thread.join()
+print(*said, len(bytearray(128 * 2**20)))
+""")
+
+    assert done == f"{MEBIBYTE} MemoryError True {128 * MEBIBYTE}\n"  # a program started meanwhile has it for good
