@@ -30,6 +30,7 @@ QUESTIONS = (
     "files",
     "fan_out",
     "reducing",
+    "unpickling",
 )
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
