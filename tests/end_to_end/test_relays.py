@@ -1,5 +1,6 @@
 """Hosts that are reached from other hosts: cancels and losses go through, and nothing outlives its relay."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -102,3 +103,26 @@ async def test_streams_and_channels_go_through(piped_sshd: Sshd) -> None:
     async with trickle.open_host(local("relay")) as relay, relay.open_host(beyond(piped_sshd)) as leaf:
         async with leaf.stream(flows.count, 1000, 1000) as things:
             assert len([thing async for thing in things]) == 1000
+
+
+async def test_a_relay_that_dies_takes_what_is_beyond_it_and_nothing_else() -> None:
+    async with trickle.open_group([local("r1"), local("r2")]) as relays, contextlib.AsyncExitStack() as stack:
+        beyond_both = [
+            await stack.enter_async_context(relay.open_group([local(f"{name}-a"), local(f"{name}-b")]))
+            for name, relay in relays.items()
+        ]
+        everybody = beyond_both[0] | beyond_both[1]
+        assert (await everybody.call(work.add, 1, 2)).unwrap() == dict.fromkeys(["r1-a", "r1-b", "r2-a", "r2-b"], 3)
+        pids = [everybody[name].info.pid for name in ("r2-a", "r2-b")]
+
+        os.kill(relays["r2"].info.pid, signal.SIGKILL)
+        for pid in pids:
+            await process_ends(pid)
+        results = await everybody.call(work.add, 1, 2)
+
+        assert results.successful() == {"r1-a": 3, "r1-b": 3}
+        assert {name: type(error) for name, error in results.failures().items()} == dict.fromkeys(
+            ["r2-a", "r2-b"], trickle.HostLost
+        )
+        for name, error in results.failures().items():
+            assert str(error).startswith(f"{name}: ")

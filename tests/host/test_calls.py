@@ -375,6 +375,27 @@ def _log_something() -> None:
     logging.getLogger("app.db").warning("slow query: %d", 7)
 
 
+async def test_logging_records_are_filtered_over_there(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="trickle.remote.web1")  # all that comes is taken
+
+    async with trickle.open_host(local("web1")) as host:
+        await host.call(_log_at_levels)
+
+    came = [record.getMessage() for record in caplog.records if record.name == "trickle.remote.web1"]
+    assert came == ["quiet: an error", "talkative: a detail"]
+
+
+def _log_at_levels() -> None:
+    import logging
+
+    logging.getLogger("quiet").setLevel(logging.ERROR)
+    logging.getLogger("talkative").setLevel(logging.DEBUG)
+    logging.getLogger("quiet").warning("a warning")
+    logging.getLogger("quiet").error("an error")
+    logging.getLogger("usual").info("some information")
+    logging.getLogger("talkative").debug("a detail")
+
+
 async def test_environment_and_directory_are_set_for_the_call_alone(tmp_path) -> None:  # type: ignore[no-untyped-def]
     async with trickle.open_host(local()) as host:
         view = host.options(env={"COLOUR": "blue"}, cwd=tmp_path)

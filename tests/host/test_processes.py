@@ -266,6 +266,19 @@ async def test_the_pipes_of_a_process_are_trios_streams() -> None:
         await trio.testing.check_one_way_stream(make, make_full)
 
 
+async def test_two_processes_make_trios_half_closeable_streams() -> None:
+    async with trickle.open_host(local()) as host, contextlib.AsyncExitStack() as stack:
+        HalfCloseable = trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]
+
+        async def make() -> tuple[HalfCloseable, HalfCloseable]:
+            one = await stack.enter_async_context(host.open_process(["cat"], stdin=PIPE, stdout=PIPE))
+            two = await stack.enter_async_context(host.open_process(["cat"], stdin=PIPE, stdout=PIPE))
+            assert one.stdin and one.stdout and two.stdin and two.stdout
+            return trio.StapledStream(one.stdin, two.stdout), trio.StapledStream(two.stdin, one.stdout)
+
+        await trio.testing.check_half_closeable_stream(make, None)
+
+
 async def test_many_processes_run_at_once() -> None:
     async with trickle.open_host(local(), workers=1) as host:
         done: list[bytes] = []
