@@ -369,6 +369,10 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
         except subprocess.SubprocessError as exc:
             failed.append(f"{name}: {exc}")
             continue
+        except KeyboardInterrupt:  # what has been measured is kept
+            failed.append(f"{name}: interrupted")
+            base = None
+            break
         print(as_markdown(answers[name]) if options.markdown else as_text(answers[name]), flush=True)
     if options.json is not None:
         plain = {

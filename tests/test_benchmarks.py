@@ -80,6 +80,21 @@ def test_one_question_that_fails_does_not_end_the_others(
     assert "a question" in capsys.readouterr().out
 
 
+def test_what_was_measured_before_ctrl_c_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(name: str, quick: bool) -> Answer:
+        if name == "connect":
+            raise KeyboardInterrupt
+        return answer(3.0)
+
+    monkeypatch.setattr(_harness, "ask", ask)
+    out = tmp_path / "out.json"
+
+    with pytest.raises(SystemExit, match="connect: interrupted"):
+        _harness.main(["call", "connect", "payload", "--json", str(out)])
+
+    assert list(json.loads(out.read_text())["answers"]) == ["call"]
+
+
 def test_a_peer_that_is_missing_or_broken_keeps_no_other_from_being_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     @contextlib.contextmanager
     def missing() -> Iterator[_rivals.Rival]:
