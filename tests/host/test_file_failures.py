@@ -642,21 +642,21 @@ async def test_bytes_that_are_there_already_are_not_sent_again(tmp_path: Path) -
 
 async def test_trees_may_be_deep_and_times_long_ago(tmp_path: Path) -> None:
     deep = functools.reduce(Path.joinpath, ["d"] * 1200, Path("here"))
-    (tmp_path / "here").mkdir()
-    directory = os.open(tmp_path / "here", os.O_RDONLY)
-    for _ in deep.parts[1:]:
-        os.mkdir("d", dir_fd=directory)
-        inner = os.open("d", os.O_RDONLY, dir_fd=directory)
-        os.close(directory)
-        directory = inner
-    os.close(directory)
-    (tmp_path / "here" / "old").write_text("before 1970")
-    os.utime(tmp_path / "here" / "old", ns=(-(10**18), -(10**18)))
-
-    async with trickle.open_host(local()) as host:
-        await host.put(tmp_path / "here", tmp_path / "there")
-
     try:
+        (tmp_path / "here").mkdir()
+        directory = os.open(tmp_path / "here", os.O_RDONLY)
+        for _ in deep.parts[1:]:
+            os.mkdir("d", dir_fd=directory)
+            inner = os.open("d", os.O_RDONLY, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        os.close(directory)
+        (tmp_path / "here" / "old").write_text("before 1970")
+        os.utime(tmp_path / "here" / "old", ns=(-(10**18), -(10**18)))
+
+        async with trickle.open_host(local()) as host:
+            await host.put(tmp_path / "here", tmp_path / "there")
+
         assert (tmp_path / "there").joinpath(*deep.parts[1:]).is_dir()
         assert (tmp_path / "there" / "old").stat().st_mtime_ns == -(10**18)
     finally:
