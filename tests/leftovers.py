@@ -63,6 +63,8 @@ class Audit:
                 break
         while _containers() - self._containers and time.monotonic() < deadline:
             time.sleep(0.05)
+        if self._new_descriptors() and "trio_parallel" in sys.modules:
+            gc.collect()  # its pipes are closed with the last reference, and there are cycles
         lines = [_describe(pid) for pid in sorted(self._processes())]
         lines += [f"container {id}" for id in sorted(_containers() - self._containers)]
         lines += [f"descriptor {number}: {what}" for number, what in self._new_descriptors()]
@@ -182,4 +184,3 @@ def _dismiss_trio_parallel() -> None:
     if implementation is not None and implementation.default_context_statistics().idle_workers:
         implementation.DEFAULT_CONTEXT._worker_cache.shutdown(PATIENCE)
         implementation.default_context_statistics()  # drops those that are gone
-        gc.collect()  # its pipes are closed with the last reference, and there are cycles
