@@ -2,14 +2,14 @@
 
 Measured: bytes as the one argument of ``len`` and as the result of ``bytes(SIZE)``, in MB/s of wall time, with packing,
 copies and the answer, one at a time; and 1,000 records of mixed Python objects (texts, numbers, dates, lists and
-dicts) as the argument of ``len`` and as the result of the function that makes them, in ms.  Not measured: the network,
-and how other calls fare meanwhile (cancel.py).
+dicts) as the argument of ``len`` and as the result of the function that makes them, in ms; and 100 MB both ways over a
+real ssh and sshd with a pipe between them.  Not measured: a network, and how other calls fare meanwhile (cancel.py).
 
 The floor of 1 MB and more is ``cat`` at the end of a pipe: to ``/dev/null`` or from a file in memory, with plain
-``os`` calls at this end, its start included.  What is smaller has none: see call.py.  The floor of records is pickle,
-there and back, in this process; that of the records as a result has making them as well.  The others are each asked
-by their documented fast path (_rivals.py); execnet and mitogen send no dates, and rpyc would send references.  Every
-figure of bytes is that of one direction.
+``os`` calls at this end, its start included.  What is smaller has none: see call.py.  Over ssh it is ``ssh host cat``,
+ssh's start included.  The floor of records is pickle, there and back, in this process; that of the records as a result
+has making them as well.  The others are each asked by their documented fast path (_rivals.py); execnet and mitogen
+send no dates, and rpyc would send references.  Every figure of bytes is that of one direction.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import trickle
 from benchmarks import _harness
 from benchmarks._far import records
 from benchmarks._harness import MEGABYTES_PER_SECOND, MILLISECONDS, Bench, Measure, blocking, each, timed, timed_async
-from benchmarks._peers import fileno, local, write_all
+from benchmarks._peers import fileno, local, ssh_tunnel, write_all
 from benchmarks._rivals import Rivals, open_all
 
 SIZES = {"1 KB": 1_000, "100 KB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000, "100 MB": 100_000_000}
@@ -40,18 +40,20 @@ READ_SIZE = 256 * 1024
 NO_RECORDS = {"execnet": "sends no dates", "mitogen": "sends no dates", "rpyc": "sends references"}
 
 
-def cat_takes(data: bytes) -> float:
+def cat_takes(data: bytes, *ssh: str) -> float:
     """Bytes per second."""
     started = time.perf_counter()
-    with subprocess.Popen(("cat",), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        (*ssh, "cat", *((">/dev/null",) if ssh else ())), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
         write_all(fileno(process.stdin), data)
     return len(data) / (time.perf_counter() - started)
 
 
-def cat_gives(path: str, size: int) -> float:
+def cat_gives(path: str, size: int, *ssh: str) -> float:
     """Bytes per second."""
     started = time.perf_counter()
-    with subprocess.Popen(("cat", path), stdout=subprocess.PIPE) as process:
+    with subprocess.Popen((*ssh, "cat", path), stdout=subprocess.PIPE) as process:
         parts = []
         while part := os.read(fileno(process.stdout), READ_SIZE):
             parts.append(part)
@@ -79,6 +81,8 @@ async def measure(bench: Bench) -> None:
         for title, size in SIZES.items():
             await measure_bytes(bench, title, size, host, rivals)
         await measure_records(bench, host, rivals)
+        if (tunnel := stack.enter_context(ssh_tunnel())) is not None:
+            await measure_ssh(bench, tunnel)
 
 
 async def measure_bytes(bench: Bench, title: str, size: int, host: trickle.Host, rivals: Rivals) -> None:
@@ -106,6 +110,31 @@ async def measure_bytes(bench: Bench, title: str, size: int, host: trickle.Host,
             await bench.compare(
                 f"payload: {title} of bytes, {way}", candidates, unit=MEGABYTES_PER_SECOND, floor=floor, rounds=rounds
             )
+
+
+async def measure_ssh(bench: Bench, tunnel: trickle.SSH) -> None:
+    size = bench.pick(20_000_000, SIZES["100 MB"])
+    data = bytes(size)
+    ssh = ("ssh", *tunnel.ssh_options, tunnel.host)
+    floor = "ssh host cat"
+    async with trickle.open_host(tunnel) as host:
+        with tempfile.NamedTemporaryFile(dir=MEMORY) as file:
+            write_all(file.fileno(), data)
+            for way, at_cat, call in (
+                ("argument", functools.partial(cat_takes, data, *ssh), functools.partial(host.call, len, data)),
+                (
+                    "result",
+                    functools.partial(cat_gives, file.name, size, *ssh),
+                    functools.partial(host.call, bytes, size),
+                ),
+            ):
+                await bench.compare(
+                    f"payload: {size // 1_000_000} MB of bytes over ssh, {way}",
+                    {floor: blocking(at_cat), "trickle": rate(call, size)},
+                    unit=MEGABYTES_PER_SECOND,
+                    floor=floor,
+                    rounds=bench.pick(2, 8),
+                )
 
 
 async def measure_records(bench: Bench, host: trickle.Host, rivals: Rivals) -> None:
