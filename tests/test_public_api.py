@@ -62,7 +62,7 @@ SIGNATURES = {
         "(self, command, *, stdin=None, stdout=None, stderr=None, shell=False, cwd=None, env=None)"
     ),
     trickle.Host.put: f"(self, local, remote, {TRANSFER})",
-    trickle.Host.fetch: f"(self, remote, local, {TRANSFER})",
+    trickle.Host.fetch: f"(self, remote, local, {TRANSFER}, max_size=None)",
     trickle.Host.session: "(self)",
     trickle.Host.reducing: "(self, fn)",
     trickle.Host.options: f"(self, {OPTIONS})",
@@ -80,7 +80,7 @@ SIGNATURES = {
     trickle.Group.reducing: "(self, fn)",
     trickle.Group.run_process: f"(self, command, {RUN})",
     trickle.Group.put: f"(self, local, remote, {TRANSFER})",
-    trickle.Group.fetch: f"(self, remote, local, {TRANSFER})",
+    trickle.Group.fetch: f"(self, remote, local, {TRANSFER}, max_size=None)",
     trickle.Group.wait_connected: "(self)",
     trickle.Group.statistics: "(self)",
     trickle.Group.options: (
