@@ -15,7 +15,7 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FrozenImporter, ModuleSpec
 from pathlib import Path
 from pickle import dumps
 from pkgutil import iter_modules
@@ -453,6 +453,8 @@ _SUFFIXES = (*EXTENSION_SUFFIXES, ".so", ".pyd", ".py", ".pyc")
 def _source(spec: ModuleSpec) -> str:
     """The source of a module by its own loader; LookupError if there is none."""
     loader: Any = spec.loader
+    if loader is FrozenImporter:
+        raise LookupError(f"{spec.name} is frozen into this program's Python, and has no source to send")
     source = None
     try:
         if isinstance(loader, ExtensionFileLoader):

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
 from pathlib import Path
+from site import addsitedir
 
 import pytest
 
@@ -284,8 +285,21 @@ def test_a_finder_of_the_programs_own_is_asked(far: FarEnd, monkeypatch: pytest.
     assert result == ("conjured", "conjured.below")
 
 
-def test_an_editable_install_is_found(far: FarEnd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project, wheels, site = tmp_path / "project", tmp_path / "wheels", tmp_path / "site"
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A site directory whose .pth files a test executes: what they do is forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.setattr(sys, "path_hooks", list(sys.path_hooks))
+    modules = set(sys.modules)
+    yield tmp_path / "site"
+    for name in set(sys.modules) - modules:
+        if name.startswith(("__editable__", "pthspace")):
+            del sys.modules[name]
+
+
+def test_an_editable_install_is_found(far: FarEnd, tmp_path: Path, site: Path) -> None:
+    project, wheels = tmp_path / "project", tmp_path / "wheels"
     write(
         project,
         {
@@ -302,18 +316,76 @@ def test_an_editable_install_is_found(far: FarEnd, tmp_path: Path, monkeypatch: 
     subprocess.run([sys.executable, "-c", build], cwd=project, check=True, capture_output=True)
     with zipfile.ZipFile(next(wheels.iterdir())) as wheel:
         wheel.extractall(site)
-    before = list(sys.meta_path), list(sys.path_hooks)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    try:
-        import site as site_module
+    addsitedir(str(site))
 
-        site_module.addsitedir(str(site))
-        script = "import editable_thing as e, pkgutil; result = e.VALUE, pkgutil.get_data('editable_thing', 'data.txt')"
-        assert far.run(script) == ("edited", b"data")
-    finally:
-        sys.meta_path[:], sys.path_hooks[:] = before
-        for name in [name for name in sys.modules if name.startswith("__editable__")]:
-            del sys.modules[name]
+    script = "import editable_thing as e, pkgutil; result = e.VALUE, pkgutil.get_data('editable_thing', 'data.txt')"
+    assert far.run(script) == ("edited", b"data")
+
+
+def test_an_editable_install_of_the_old_kind_is_found_with_its_metadata(
+    far: FarEnd, tmp_path: Path, site: Path
+) -> None:
+    info = "Metadata-Version: 2.1\nName: legacy-thing\nVersion: 6.7\n"
+    write(
+        tmp_path / "project/src",
+        {
+            "legacy_thing/__init__.py": "from legacy_module import VALUE\n",
+            "legacy_thing/data.txt": "data",
+            "legacy_module.py": "VALUE = 'linked'\n",
+            "legacy_thing.egg-info/PKG-INFO": info,
+            "legacy_thing.egg-info/top_level.txt": "legacy_module\nlegacy_thing\n",
+        },
+    )
+    write(site, {"easy-install.pth": "../project/src\n", "legacy-thing.egg-link": f"{tmp_path}/project/src\n../"})
+    addsitedir(str(site))
+
+    far.send_modules(["legacy_thing"])
+    result = far.run(
+        "import legacy_thing as e, pkgutil; result = e.VALUE, pkgutil.get_data('legacy_thing', 'data.txt')"
+    )
+
+    assert result == ("linked", b"data")
+    assert far.asked == ["legacy_thing/"]
+    if far.version >= (3, 8):
+        assert far.run("import importlib.metadata as m; result = m.version('legacy-thing')") == "6.7"
+
+
+def test_namespaces_that_pth_files_make_have_all_their_portions(far: FarEnd, tmp_path: Path, site: Path) -> None:
+    for portion in ("one", "two"):
+        # As setuptools wrote them.
+        line = (
+            "import sys, types, os, importlib.util, importlib.machinery; "
+            f"p = {str(tmp_path / portion / 'pthspace')!r}; "
+            "m = sys.modules.setdefault('pthspace', importlib.util.module_from_spec("
+            "importlib.machinery.PathFinder.find_spec('pthspace', [os.path.dirname(p)]))); "
+            "mp = m.__dict__.setdefault('__path__', []); (p not in mp) and mp.append(p)\n"
+        )
+        write(site, {f"{portion}-nspkg.pth": line})
+        write(tmp_path / portion, {f"pthspace/{portion}.py": f"VALUE = {portion!r}\n"})
+    addsitedir(str(site))
+
+    result = far.run("from pthspace import one, two; result = one.VALUE, two.VALUE")
+
+    assert result == ("one", "two")
+
+
+def test_a_module_that_only_the_controller_has_frozen_is_refused_clearly(far: FarEnd) -> None:
+    script = "import __hello_alias__"  # in 3.11 and later
+    if far.version >= (3, 11):
+        assert far.run(f"{script}; result = __hello_alias__.__spec__.origin") == "frozen"
+        return
+
+    with pytest.raises(RaisedThere, match="No module named '__hello_alias__'"):
+        far.run(script)
+    reason = far.run("result = importer.why_missing('__hello_alias__')")
+    assert reason == "__hello_alias__ is frozen into this program's Python, and has no source to send"
+
+
+def test_frozen_parts_of_the_standard_library_are_the_far_ends(far: FarEnd) -> None:
+    result = far.run("import zipimport, importlib._bootstrap as b; result = zipimport.__spec__.origin, b.__name__")
+
+    assert result[0] in ("frozen", "built-in")
+    assert far.asked == []
 
 
 def test_a_module_made_at_run_time_is_refused_clearly(far: FarEnd, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,6 +422,20 @@ def test_extension_modules_without_anything_pure_say_what_is_missing(far: FarEnd
 
     reason = far.run("result = importer.why_missing('needy._core')")
     assert reason == f"needy._core is an extension module (_core{EXTENSION_SUFFIXES[0]}), which cannot be sent"
+
+
+def test_an_extension_module_asked_for_by_name_says_what_it_is(far: FarEnd, here: Path) -> None:
+    file = f"alone{EXTENSION_SUFFIXES[0]}"
+    write(here, {file: "", "uses_alone.py": "import alone\n"})
+
+    far.send_modules(["uses_alone"])
+    for name in ("uses_alone", "alone"):
+        with pytest.raises(RaisedThere, match="No module named 'alone'"):
+            far.run(f"import {name}")
+
+    reason = far.run("result = importer.why_missing('alone')")
+    assert reason == f"alone is an extension module ({file}), which cannot be sent"
+    assert far.asked == []
 
 
 def test_large_packages_with_extensions_are_the_hosts_own_or_asked_for(far: FarEnd, here: Path, there: Path) -> None:

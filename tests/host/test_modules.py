@@ -98,7 +98,11 @@ def test_a_module_that_appears_later_is_found_once_the_path_changes(
     assert library.find("appears_later") is not None
 
 
-@pytest.mark.parametrize("name", ["os", "os.path", "sys", "__main__", "trickle", "trickle._modules", "sitecustomize"])
+@pytest.mark.parametrize(
+    "name",
+    # What is frozen, built in and an extension module of the standard library among them.
+    ["os", "os.path", "sys", "zipimport", "_json", "__main__", "trickle", "trickle._modules", "sitecustomize"],
+)
 def test_the_far_end_has_its_own_of_these(library: ModuleLibrary, name: str) -> None:
     assert library.find(name) is None
     assert library.why_not(name) == "the host's own copy counts"
@@ -121,6 +125,21 @@ def test_an_extension_module_says_what_it_is(library: ModuleLibrary, here: Path)
     assert (
         library.why_not("quick") == f"quick is an extension module (quick{EXTENSION_SUFFIXES[0]}), which cannot be sent"
     )
+
+
+def test_an_extension_module_in_a_namespace_says_what_it_is(library: ModuleLibrary, here: Path) -> None:
+    write(here, {f"wide/quick{EXTENSION_SUFFIXES[0]}": "", "wide/slow.py": ""})
+
+    kinds = [entry and entry.kind for entry in map(library.find, ("wide", "wide.slow", "wide.quick"))]
+
+    assert kinds == ["namespace", "module", None]
+    assert "wide.quick is an extension module" in library.why_not("wide.quick")
+
+
+@pytest.mark.parametrize("name", ["__phello__", "__phello__.spam"])
+def test_a_module_that_this_python_has_frozen_says_so(library: ModuleLibrary, name: str) -> None:
+    assert library.find(name) is None
+    assert library.why_not(name) == f"{name} is frozen into this program's Python, and has no source to send"
 
 
 def test_what_an_extension_module_was_compiled_from_is_found_beside_it(library: ModuleLibrary, here: Path) -> None:
