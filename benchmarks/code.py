@@ -2,7 +2,8 @@
 
 Measured: from nothing (no agent) to the result, through a pipe whose round trip takes 50 ms, with this program's
 caches empty for the first time and full for the others.  Each far end is new, so that it has everything to get and to
-compile.  The far end's Python is this one, in an environment without packages.
+compile.  The far end's Python is this one, in an environment without packages.  The same for a host on this machine,
+with bytecode, which such hosts get, and without.
 
 mitogen answers each import that misses with the module that was asked for and those that it is known to import.
 execnet sends no imports.  What chopsticks takes was measured with the same pipe over ssh, on another day: jinja2 and
@@ -20,16 +21,19 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import trio
 
 import trickle
-from benchmarks import _code_to_send, _harness
+from benchmarks import _harness
+from benchmarks._code_to_send import jinja2, sqlparse, sympy
 from benchmarks._harness import FREE, MILLISECONDS, NOT_INSTALLED, Bench, Measure, blocking, each
 from benchmarks._peers import DELAY_PIPE
+from trickle import _link, _module_server, _modules
 
 PLACEMENTS = (FREE,)  # a program and its far end are two processes, on two machines
 ONE_WAY = 25  # ms
-PACKAGES = (_code_to_send.jinja2, _code_to_send.sqlparse, _code_to_send.sympy)
+PACKAGES = {"jinja2": jinja2.run, "sqlparse": sqlparse.run, "sympy": sympy.run}
 
 HAS_MITOGEN = importlib.util.find_spec("mitogen") is not None
 
@@ -40,6 +44,15 @@ async def by_trickle(fn: Callable[[], str], python: str, wait: bool) -> float:
     async with trickle.open_host(trickle.Command(words, name="far", python=python), wait=wait) as host:
         await host.call(fn)
         return time.perf_counter() - started
+
+
+async def on_this_machine(fn: Callable[[], str], python: str, bytecode: bool) -> float:
+    started = time.perf_counter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_link, "is_near", lambda tunnel: bytecode)
+        async with trickle.open_host(trickle.Local("far", python=python), wait=False) as host:
+            await host.call(fn)
+            return time.perf_counter() - started
 
 
 def by_mitogen(fn: Callable[[], str], python: str) -> float:
@@ -57,10 +70,8 @@ def by_mitogen(fn: Callable[[], str], python: str) -> float:
         broker.join()
 
 
-async def worst_pause(fn: Callable[[], str]) -> float:
+async def worst_pause(fn: Callable[[], str], bytecode: bool) -> float:
     """The longest time for which the event loop did nothing else, while a call was packed for the first time."""
-    from trickle import _module_server, _modules
-
     worst = 0.0
 
     async def watch() -> None:
@@ -70,10 +81,10 @@ async def worst_pause(fn: Callable[[], str]) -> float:
             await trio.sleep(0.001)
             worst = max(worst, time.perf_counter() - before - 0.001)
 
-    server = _module_server.ModuleServer(library=_modules.ModuleLibrary())
+    server = _module_server.ModuleServer(library=_modules.ModuleLibrary(), sends_bytecode=bytecode)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
-        await trio.to_thread.run_sync(server.bundle_for, [fn.__name__])
+        await trio.to_thread.run_sync(server.bundle_for, [fn.__module__])
         nursery.cancel_scope.cancel()
     return worst
 
@@ -84,7 +95,10 @@ async def measure(bench: Bench) -> None:
         await measure_calls(bench, str(Path(folder, "bin", "python")))
     await bench.compare(
         "code: the event loop's longest pause while sympy is packed for the first time",
-        {"trickle": each(lambda: worst_pause(_code_to_send.sympy))},
+        {
+            "trickle": each(lambda: worst_pause(sympy.run, False)),
+            "trickle, with bytecode": each(lambda: worst_pause(sympy.run, True)),
+        },
         unit=MILLISECONDS,
         rounds=bench.pick(1, 5),
     )
@@ -92,13 +106,23 @@ async def measure(bench: Bench) -> None:
 
 async def measure_calls(bench: Bench, python: str) -> None:
     candidates: dict[str, Measure | str] = {}
-    for fn in PACKAGES:
+    for package, fn in PACKAGES.items():
         for name, wait in (("trickle", True), ("trickle, wait=False", False)):
-            candidates[f"{fn.__name__}: {name}"] = each(functools.partial(by_trickle, fn, python, wait))
+            candidates[f"{package}: {name}"] = each(functools.partial(by_trickle, fn, python, wait))
         mitogen = blocking(functools.partial(by_mitogen, fn, python))
-        candidates[f"{fn.__name__}: mitogen"] = mitogen if HAS_MITOGEN else NOT_INSTALLED
+        candidates[f"{package}: mitogen"] = mitogen if HAS_MITOGEN else NOT_INSTALLED
     await bench.compare(
         "code: until the result, 50 ms round trip", candidates, unit=MILLISECONDS, rounds=bench.pick(1, 5)
+    )
+    await bench.compare(
+        "code: until the result, on this machine",
+        {
+            f"{package}: {what}": each(functools.partial(on_this_machine, fn, python, bytecode))
+            for package, fn in PACKAGES.items()
+            for what, bytecode in (("source", False), ("with bytecode", True))
+        },
+        unit=MILLISECONDS,
+        rounds=bench.pick(3, 15),
     )
 
 

@@ -348,6 +348,12 @@ def import_by_name(name):
     return importlib.import_module(name).__name__
 
 
+def value_in(module, name):
+    import importlib
+
+    return getattr(importlib.import_module(module), name)
+
+
 def fault():
     import ctypes
 

@@ -86,7 +86,7 @@ def explain_call(
     return Explanation(
         host=host,
         function=getattr(fn, "__qualname__", None) or repr(fn),
-        bytes=len(outgoing.payload) + sum(len(entry.source) for entry in entries),
+        bytes=len(outgoing.payload) + sum(len(entry.source) for entry in (*entries, *server.bytecode_for(entries))),
         modules=tuple(entry.name for entry in modules),
         foreseen=tuple(entry.name for entry in entries),
         unforeseeable=tuple(entry.name for entry in modules if _imports_by_name(entry)),

@@ -24,6 +24,11 @@ CODE = re.compile(rb"[A-Za-z0-9+/=.]{64,}")
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
 
 
+def is_near(tunnel: Tunnel | None) -> bool:
+    """Whether it leads to this machine, so that what is sent costs next to nothing."""
+    return all(isinstance(each, Local | Sudo) for each in chain(tunnel))
+
+
 class Handshake:
     """One attempt to reach an agent, from the tunnel's first word to the agent's marker.
 
@@ -64,7 +69,7 @@ class Handshake:
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
         self.is_armored: bool = True
-        self._is_near = all(isinstance(each, Local | Sudo) for each in chain(tunnel))
+        self._is_near = is_near(tunnel)
         self._boot = b""
 
     def command(self, argv: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ from trickle._cleanup import remove_leftovers
 from trickle._decoder import MsgpackDecoder
 from trickle._diagnosis import cannot_run, connect_error, printable, printable_lines
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
-from trickle._handshake import Handshake, starts_new_session
+from trickle._handshake import Handshake, is_near, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, LocalProcess, StartTunnel, TunnelProcess, end_process, start_tunnel
@@ -82,6 +82,11 @@ class HostInfo:
     implementation: str
     system: str
     machine: str
+
+
+def _is_like_ours(python_version: tuple[int, int] | None) -> bool:
+    """Whether a Python of that version, or one that is not known yet, may run the code that ours has compiled."""
+    return python_version in (None, sys.version_info[:2])
 
 
 class RemoteCall:
@@ -177,7 +182,9 @@ class Link:
         self.begun: trio.Event = trio.Event()  # to connect: it has its turn; or was given up before that
         self.answered: trio.Event = trio.Event()  # or failed to
         self.gone: trio.Event = trio.Event()
-        self.modules: ModuleServer = ModuleServer(settings.modules, host=self.name)
+        self.modules: ModuleServer = ModuleServer(
+            settings.modules, host=self.name, sends_bytecode=is_near(tunnel) and _is_like_ours(tunnel.python_version)
+        )
         self._modules_lock = trio.Lock()
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
@@ -746,6 +753,7 @@ class Link:
         except (ValueError, KeyError, TypeError) as exc:
             raise WireError(f"a hello that says {frame.payload[:100]!r}") from exc
         said, found = self.tunnel.python_version, self.info.python_version[:2]
+        self.modules.sends_bytecode &= _is_like_ours(found)
         if said is not None and said != found:
             logger.warning("%s: python_version=%s was given, and its Python is %s; correct it", self.name, said, found)
         self.state = "connected"

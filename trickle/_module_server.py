@@ -39,11 +39,18 @@ class ModuleServer:
     Args:
       policy: what the host may be sent.
       host: what it is called in the log.
+      sends_bytecode: whether the host may be able to run this Python's, and costs nothing to send more to.
     """
 
     def __init__(
-        self, policy: ModulePolicy | None = None, library: ModuleLibrary = LIBRARY, host: str = "a host"
+        self,
+        policy: ModulePolicy | None = None,
+        library: ModuleLibrary = LIBRARY,
+        host: str = "a host",
+        *,
+        sends_bytecode: bool = False,
     ) -> None:
+        self.sends_bytecode = sends_bytecode
         self._policy = policy or ModulePolicy()
         self._library = library
         self._host = host
@@ -70,6 +77,13 @@ class ModuleServer:
         """What `bundle_for` would put into a bundle, without doing so."""
         wanted = [name for name in sorted(names) if name not in self._bundled]
         return self._fresh(self._library.entries_for(wanted))
+
+    def bytecode_for(self, entries: Iterable[ModuleEntry]) -> tuple[ModuleEntry, ...]:
+        """What goes with *entries* to a host that can run it, so that it need not compile them."""
+        if not self.sends_bytecode:
+            return ()
+        found = (self._library.bytecode_of(entry) for entry in entries if entry.kind in _MODULE_KINDS)
+        return tuple(entry for entry in found if entry is not None)
 
     def answer(self, key: str) -> bytes | None:
         """The bundle that answers a host's question; None if it was answered before.
@@ -129,6 +143,7 @@ class ModuleServer:
             fresh += (helper,)
         self._sent.update(entry.name for entry in fresh if entry.kind != "elsewhere")
         self._mentioned.update(entry.name for entry in fresh if entry.kind == "elsewhere")
+        fresh += self.bytecode_for(fresh)
         self._log(fresh, why)
         return self._library.pack(fresh) if fresh else None
 
@@ -158,7 +173,7 @@ class ModuleServer:
                 level = logging.INFO if entry.filename in (DENIED, LOOKS_PRIVATE) else logging.DEBUG
                 logger.log(level, "%s: %s is not sent: %s", self._host, entry.name, entry.filename)
         if logger.isEnabledFor(logging.DEBUG):
-            names = [entry.name for entry in entries if entry.kind != "missing"]
+            names = [entry.name for entry in entries if entry.kind not in ("missing", "code")]
             size = sum(len(entry.source) for entry in entries)
             logger.debug("%s: sent %d bytes, %s: %s", self._host, size, why, " ".join(names)[:8000] or "nothing")
 

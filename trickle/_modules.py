@@ -10,12 +10,14 @@ import contextlib
 import importlib.util
 import os
 import re
+import struct
 import sys
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FrozenImporter, ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, FrozenImporter, ModuleSpec, SourceFileLoader
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from pickle import dumps
 from pkgutil import iter_modules
@@ -46,7 +48,8 @@ class ModuleEntry(NamedTuple):
     *kind* is "module", "package" or "namespace"; the first two with "spare " before them where the host's own copy
     of the package comes first; "elsewhere" of a package that a host without a copy has to ask for once more;
     "missing", with the reason in place of *filename*, or nothing where an ordinary "No module named" says it all.
-    What is no module has the kind "data", "listing" or "metadata".
+    What is no module has the kind "data", "listing", "metadata" or "code": of a module, compiled, with the number of
+    the Pythons that can run it in place of *filename*.
     """
 
     name: str
@@ -76,6 +79,7 @@ class ModuleLibrary:
         self._units: dict[str, Compiled | None] = {}
         self._imports: dict[str, tuple[StaticImport, ...]] = {}
         self._closures: dict[tuple[str, bool, bool], tuple[ModuleEntry, ...]] = {}
+        self._bytecode: dict[str, ModuleEntry | None] = {}
         self._packed: OrderedDict[tuple[ModuleEntry, ...], bytes] = OrderedDict()
         self._path: list[str] = []
         self._reader: ImportReader | None = None
@@ -148,6 +152,17 @@ class ModuleLibrary:
                     self._packed.popitem(last=False)
             return packed
 
+    def bytecode_of(self, entry: ModuleEntry) -> ModuleEntry | None:
+        """The code of a module, ready to send beside its source; None where this Python has not kept it."""
+        with self._lock:
+            if entry.name not in self._bytecode:
+                spec = self._spec(entry.name) if entry.source else None
+                code = bytecode(spec) if spec is not None and spec.origin == entry.filename else b""
+                compressed = zlib.compress(code, 1)  # it does not go far
+                found = ModuleEntry(f"{entry.name}#", "code", MAGIC_NUMBER.hex(), compressed) if code else None
+                self._bytecode[entry.name] = found
+            return self._bytecode[entry.name]
+
     def imports_of(self, entry: ModuleEntry) -> tuple[StaticImport, ...]:
         """What a module names in import statements."""
         with self._lock:
@@ -168,6 +183,7 @@ class ModuleLibrary:
         if sys.path != self._path:
             self._path = list(sys.path)
             self._forget(self._refusals, self._specs, self._closures, self._entries, self._imports, self._units)
+            self._forget(self._bytecode)
 
     def _forget(self, *tables: dict[Any, Any]) -> None:
         for table in tables:
@@ -472,6 +488,22 @@ def _source(spec: ModuleSpec) -> str:
     if not isinstance(source, str):
         raise LookupError(f"it has no Python source ({type(loader).__name__})")
     return source
+
+
+def bytecode(spec: ModuleSpec) -> bytes:
+    """The code of a module, marshalled, from Python's own cache; empty if that has none that fits the source.
+
+    It is not loaded: that would hold up all other threads.
+    """
+    if type(spec.loader) is not SourceFileLoader or spec.origin is None:
+        return b""  # who has a loader of its own may make something else of the source
+    try:
+        cached = Path(importlib.util.cache_from_source(spec.origin, optimization="")).read_bytes()
+        status = Path(spec.origin).stat()
+    except (OSError, NotImplementedError):  # sys.implementation.cache_tag is None
+        return b""
+    head = (0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF)  # 0: it goes by the other two
+    return cached[16:] if cached[:16] == MAGIC_NUMBER + struct.pack("<3I", *head) else b""
 
 
 def _filename(spec: ModuleSpec) -> str:

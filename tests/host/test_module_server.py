@@ -13,7 +13,10 @@ import trio
 
 import trickle
 from tests import work
+from tests.bytecode import write_with_bytecode
 from tests.hosts import local
+from tests.pythons import far_pythons, version_of
+from tests.requirements import require
 from trickle import _modules
 from trickle._link import Link
 from trickle._module_policy import ModulePolicy
@@ -182,6 +185,34 @@ async def test_ones_own_package_leaves_with_the_call_and_nothing_is_asked(
         assert await host.call(entry.f) == 42
 
     assert asked == []
+
+
+@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize(
+    ("tunnel", "how"),
+    [
+        (trickle.Local(python=sys.executable), "code"),
+        (trickle.Command(("env",), name="web1", python=sys.executable), "source"),
+    ],
+    ids=["local", "elsewhere"],
+)
+async def test_a_host_on_this_machine_gets_compiled_what_is_compiled(
+    here: Path, tunnel: trickle.abc.Tunnel, how: str, wait: bool
+) -> None:
+    write_with_bytecode(here / "compiled_here.py", "HOW = 'source'\n", "HOW = 'code'\n")
+
+    async with trickle.open_host(tunnel, wait=wait) as host:
+        assert await host.call(work.value_in, "compiled_here", "HOW") == how
+
+
+async def test_a_host_on_this_machine_whose_python_is_another_gets_source(here: Path) -> None:
+    write_with_bytecode(here / "compiled_here.py", "HOW = 'source'\n", "HOW = 'code'\n")
+    others = [python for python in far_pythons() if (version_of(python) or ())[:2] != sys.version_info[:2]]
+    if not others:
+        require("pythons", "there is no other Python")
+
+    async with trickle.open_host(trickle.Local(python=others[0])) as host:
+        assert await host.call(work.value_in, "compiled_here", "HOW") == "source"
 
 
 async def test_a_missing_extension_module_is_named_with_its_host(here: Path) -> None:

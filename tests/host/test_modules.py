@@ -5,18 +5,20 @@ import subprocess
 import sys
 import zipfile
 import zlib
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, SourceFileLoader
+from importlib.util import cache_from_source, spec_from_file_location
 from pathlib import Path
 from types import CodeType
 
 import pytest
 
 import trickle
+from tests.bytecode import write_with_bytecode
 from tests.hosts import running_below
 from trickle._imports import static_imports
 from trickle._module_policy import ModulePolicy
 from trickle._module_server import MAX_QUESTIONS, ModuleServer
-from trickle._modules import SMALL_UNIT, ModuleEntry, ModuleLibrary
+from trickle._modules import SMALL_UNIT, ModuleEntry, ModuleLibrary, bytecode
 
 
 @pytest.fixture
@@ -367,6 +369,49 @@ def test_a_host_is_sent_nothing_twice(library: ModuleLibrary, here: Path) -> Non
     assert kinds(bundles[1]) == {"second": "module"}
     assert bundles[2] is None
     assert server.answer("shared") is None
+
+
+def test_bytecode_goes_with_its_module_where_it_fits_the_source(library: ModuleLibrary, here: Path) -> None:
+    for name in ("fitting", "stale", "other_kind"):
+        write_with_bytecode(here / f"{name}.py", "", "")
+    write(here, {"stale.py": "VALUE = 1\n", "uncompiled.py": "", "uses_all.py": "import fitting, stale, uncompiled\n"})
+    cached = Path(cache_from_source(str(here / "other_kind.py")))
+    cached.write_bytes(b"\0" + cached.read_bytes()[1:])
+    before = {name: bytecode(found) for name in ("stale", "other_kind") if (found := library.spec(name))}
+
+    server = ModuleServer(library=library, sends_bytecode=True)
+    sent = kinds(server.bundle_for(["fitting"]))
+
+    assert before == {"stale": b"", "other_kind": b""}
+    assert sent == {"fitting": "module", "fitting#": "code"}
+    assert server.modules_sent == 1
+    assert kinds(ModuleServer(library=library).bundle_for(["fitting"])) == {"fitting": "module"}
+
+
+def test_no_bytecode_is_sent_of_what_a_loader_of_its_own_makes_of_source(
+    library: ModuleLibrary, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loader(SourceFileLoader):
+        """As beartype's and typeguard's."""
+
+    class Finder:
+        def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+            file = str(here / "instrumented.py")
+            return spec_from_file_location(name, file, loader=Loader(name, file)) if name == "instrumented" else None
+
+    write_with_bytecode(here / "instrumented.py", "", "")
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+
+    sent = kinds(ModuleServer(library=library, sends_bytecode=True).bundle_for(["instrumented"]))
+
+    assert sent == {"instrumented": "module"}
+
+
+def test_a_policy_keeps_bytecode_here_too(library: ModuleLibrary, here: Path) -> None:
+    write_with_bytecode(here / "kept_here.py", "", "")
+    server = ModuleServer(ModulePolicy(deny=("kept_here",)), library, sends_bytecode=True)
+
+    assert kinds(server.answer("kept_here")) == {"kept_here": "missing"}
 
 
 def test_identical_bundles_are_packed_once(library: ModuleLibrary, here: Path) -> None:

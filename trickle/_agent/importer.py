@@ -5,9 +5,12 @@ arrives with the first of them.  Python holds its global import lock while a fin
 reads the link must neither import nor fork while an answer is awaited.
 """
 
+import _imp
+import marshal
 import os
 import sys
 import zlib
+from _frozen_importlib_external import MAGIC_NUMBER  # as in loader.py
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder, SourceFileLoader
 
 try:
@@ -128,6 +131,15 @@ class Importer:
         for child in self._answers.get(name, MISSING)[3]:
             if child.rstrip("/").isidentifier():
                 yield child.rstrip("/"), child.endswith("/")
+
+    def bytecode(self, name: str, filename: str) -> "Optional[CodeType]":
+        """The code of a module that came compiled, if this Python can run it.  Once: it is large."""
+        _, magic_number, code, _ = self._answers.pop(name + "#", MISSING)
+        if magic_number != MAGIC_NUMBER.hex():
+            return None
+        found: "CodeType" = marshal.loads(zlib.decompress(code))
+        _imp._fix_co_filename(found, filename)  # type: ignore[attr-defined, unused-ignore]
+        return found
 
     def reader(self, package: str) -> "Any":
         """What gives the files in *package*."""
@@ -258,7 +270,7 @@ class ForwardedLoader(SourceFileLoader):
     def get_code(self, fullname: str) -> "CodeType":
         source = self.get_source(fullname)
         _hide_other_file(self.path, source)
-        return compile_source(source, self.path)
+        return self._importer.bytecode(fullname, self.path) or compile_source(source, self.path)
 
     def get_data(self, path: str) -> bytes:
         if path == self.path:
