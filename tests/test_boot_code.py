@@ -11,6 +11,7 @@ import pytest
 
 import trickle
 from tests import work
+from tests.pythons import far_pythons, python_id
 from trickle import _boot
 
 FILES = sorted({*_boot.shipped_files().values(), *_boot.SENT_LATER.values(), _boot.LOADER})
@@ -63,6 +64,19 @@ async def test_another_tunnel_gets_source_alone() -> None:
 
     async with trickle.open_host(tunnel) as host:
         assert await host.call(work.compiled_files) == {}
+
+
+@pytest.mark.parametrize("python", far_pythons(), ids=python_id)
+@pytest.mark.parametrize("is_near", [True, False])
+async def test_sources_that_run_are_kept_packed_for_tracebacks(python: str, is_near: bool) -> None:
+    tunnel = trickle.Local(python=python) if is_near else trickle.Command(("env",), name="web1", python=python)
+
+    async with trickle.open_host(tunnel) as host:
+        kept, source, line = await host.call(work.agent_sources)
+
+    assert kept == 0
+    assert source == _boot.lean_source("_agent/broker.py")
+    assert line == _boot.lean_source("_agent/worker.py").splitlines(keepends=True)[0]
 
 
 def test_compiled_code_that_is_damaged_is_not_run() -> None:

@@ -137,9 +137,16 @@ def _renamed(code: CodeType, file_name: str) -> CodeType:
 
 @functools.cache
 def _boot_blob() -> bytes:
-    """The loader and the agent's files, packed once for all hosts."""
-    files = {name: (f"<trickle>/{path}", _lean(_read(path))) for name, path in shipped_files().items()}
-    program = f"{_lean(_read(LOADER))}\nstart(f, {files!r})\n"
+    """The loader and the agent's files, packed once for all hosts.
+
+    The files are packed on their own within it, as the far end keeps them.
+    """
+    filenames = {name: f"<trickle>/{path}" for name, path in shipped_files().items()}
+    sources = {name: _lean(_read(path)) for name, path in shipped_files().items()}
+    packed = binascii.b2a_base64(
+        zlib.compress(marshal.dumps(sources, 2), 9), newline=False
+    )  # 2: every Python 3 reads it
+    program = f"{_lean(_read(LOADER))}\nstart(f, {filenames!r}, {packed!r})\n"
     return binascii.b2a_base64(zlib.compress(program.encode(), 9))
 
 
