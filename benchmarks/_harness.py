@@ -31,6 +31,7 @@ QUESTIONS = (
     "fan_out",
     "reducing",
     "unpickling",
+    "attacks",
 )
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}

@@ -57,15 +57,21 @@ def errors() -> list[BaseException]:
     return found
 
 
-def conversation() -> tuple[bytes, bytes]:
-    """What both ends say of everything they can."""
+def conversation(small: bytes = b"small", large: bytes = b"x" * 5000, flows: bytes = b"flows") -> tuple[bytes, bytes]:
+    """What both ends say of everything they can.
+
+    Args:
+      small: the payload of a call.
+      large: of one that is too large for one frame.
+      flows: of one with things that flow.
+    """
     controller = Connection(CONTROLLER, MsgpackDecoder().feed, MAX_PAYLOAD)
     agent = Connection(AGENT, frames.Decoder().feed, MAX_PAYLOAD)
     controller.control(frames.Hello(0, frames.VERSION))
     controller.control(frames.Session(1))
-    controller.call(2, 0, b"small", 5.0)
-    controller.call(3, 1, b"x" * 5000, None)
-    controller.call(4, 4, b"flows", None)
+    controller.call(2, 0, small, 5.0)
+    controller.call(3, 1, large, None)
+    controller.call(4, 4, flows, None)
     controller.modules(b"bundle")
     controller.bulk(frames.Item(4, frames.LAST, 0, b"thing"))
     controller.control(frames.Renew(2, 1000))

@@ -63,6 +63,12 @@ class Neighbour:
             await trio.sleep(0.002)
 
 
+def data_of_the_secretive() -> str:
+    import importlib.resources
+
+    return (importlib.resources.files("secretive.data") / "keys.txt").read_text()
+
+
 # ---- what attacks go for
 
 
@@ -175,12 +181,14 @@ def settings_of_the_victims(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
 
 
 @contextlib.asynccontextmanager
-async def taken(name: str, directory: Path) -> AsyncIterator[trickle.Host]:
+async def taken(
+    name: str, directory: Path, open_host: Callable[..., Any] = trickle.open_host
+) -> AsyncIterator[trickle.Host]:
     """A host that does this, beside one that is well."""
     neighbour = Neighbour()
     async with neighbour.working():
         tunnel = Taken(name="taken", attack=name, directory=directory)
-        async with trickle.open_host(tunnel, wait=False, **settings_for(name)) as host:
+        async with open_host(tunnel, wait=False, **settings_for(name)) as host:
             if not name.startswith("hello"):
                 await host.wait_connected()
             yield host.options(grace_period=0.1)
@@ -225,6 +233,18 @@ def nothing_steers_a_terminal(capsys: pytest.CaptureFixture[str], caplog: pytest
 async def test_an_attack(name: str, directory: Path) -> None:
     async with taken(name, directory) as host:
         await attacked(name, host, directory)
+
+
+@pytest.mark.usefixtures("nothing_steers_a_terminal")
+async def test_a_relay_that_answers_for_its_leaf_gets_no_more_than_that(directory: Path) -> None:
+    async with trickle.open_host(trickle.Local(name="relay")) as relay:
+        assert await relay.call(data_of_the_secretive) == "secret"  # the relay's own policy keeps nothing
+        sys.modules.pop("secretive.data", None)
+        for name in ATTACKS:
+            if name.startswith("modules:"):
+                async with taken(name, directory, relay.open_host) as host:
+                    await attacked(name, host, directory)
+        assert await relay.call(double, 2) == 4
 
 
 @pytest.mark.usefixtures("nothing_steers_a_terminal")

@@ -1,9 +1,11 @@
 """Honest traffic in which bytes were changed on the way: each end reads it, or refuses it, and nothing else."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -20,11 +22,13 @@ from tests.fuzz.seeds import (
     honest_values,
 )
 from tests.fuzz.targets import unpickling, wire
-from tests.pythons import far_pythons, python_id
+from tests.pythons import OLDEST, far_pythons, python_id
 from trickle._agent.results import describe_exception, dumps_result
 from trickle._boot import boot_bytes, python_command
+from trickle._pickling import dumps_call
 from trickle._wire import frames
 from trickle._wire.armor import END_OF_ARMOR, armored
+from trickle._wire.payload import pack_options
 
 TO_AGENT, TO_CONTROLLER = conversation()
 RESULTS = [dumps_result(value) for value in honest_values()]
@@ -120,11 +124,20 @@ BAD: dict[str, bytes] = {
 }
 
 
+def take_little_memory() -> None:
+    """A changed pickle may ask for any amount: over there they are read as they are."""
+    resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+
+
 def ended(python: str, data: bytes) -> tuple[int, bytes]:
     """How an agent ends that is sent this behind its boot code, and then nothing more."""
-    argv = python_command(python)
     process = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        python_command(python),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=take_little_memory,
     )
     try:
         _, complained = process.communicate(boot_bytes(CONFIGURATION) + data, timeout=60)
@@ -148,3 +161,36 @@ def test_garbage_and_cuts_from_the_controller_end_the_agent_cleanly(python: str,
     assert status in (0, 70)  # the controller is gone, or has broken the rules
     assert (status == 70) == (b"trickle agent: " in complained)
     assert b"Traceback" not in complained, complained
+
+
+def payload_of(function: Callable[..., object], *args: object) -> bytes:
+    call = dumps_call(function, args, {}, host="web1", far_version=OLDEST)
+    return pack_options({"grace_period": 0.1}) + call.payload
+
+
+REAL, _ = conversation(payload_of(abs, -1), payload_of(len, bytes(20_000)), payload_of(list, (1, 2)))
+real_agents = pytest.mark.parametrize("python", oldest_and_newest(), ids=python_id)
+
+
+def check_changed_traffic(python: str, said: bytes) -> None:
+    status, complained = ended(python, said)
+
+    assert status in (0, 70), complained
+    assert (status == 70) == (b"trickle agent: " in complained)
+    assert b"Traceback" not in complained, complained
+
+
+@real_agents
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(said=changed([END_OF_ARMOR + REAL, armored(REAL) + END_OF_ARMOR]))
+def test_a_real_agent_meets_changed_traffic(python: str, said: bytes) -> None:
+    check_changed_traffic(python, said)
+
+
+@pytest.mark.soak
+@pytest.mark.takes(3600)
+@real_agents
+@settings(max_examples=3000, deadline=None, derandomize=True, database=None)
+@given(said=changed([END_OF_ARMOR + REAL, armored(REAL) + END_OF_ARMOR]))
+def test_a_real_agent_meets_changed_traffic_for_long(python: str, said: bytes) -> None:
+    check_changed_traffic(python, said)

@@ -75,11 +75,14 @@ async def watched() -> AsyncIterator[Damage]:
 
 async def _time_turns(damage: Damage) -> None:
     last = time.thread_time()
-    while True:
-        await trio.sleep(0.001)
-        now = time.thread_time()
-        damage.stall = max(damage.stall, now - last)
-        last = now
+    try:
+        while True:
+            await trio.sleep(0.001)
+            now = time.thread_time()
+            damage.stall = max(damage.stall, now - last)
+            last = now
+    finally:  # the loop may have stood until the very end
+        damage.stall = max(damage.stall, time.thread_time() - last)
 
 
 _installed = False
