@@ -83,7 +83,7 @@ def network_of_two(directory: Path, user: str) -> Iterator[Network]:
             made.ip("-n", namespace, "addr", "add", f"{address}/24", "dev", device)
             made.ip("-n", namespace, "link", "set", device, "up")
             made.ip("-n", namespace, "link", "set", "lo", "up")
-        with _daemon(far, sshd_config):
+        with daemon_in(far, sshd_config):
             yield made
     finally:
         for namespace in (near, far):
@@ -91,7 +91,8 @@ def network_of_two(directory: Path, user: str) -> Iterator[Network]:
 
 
 @contextlib.contextmanager
-def _daemon(namespace: str, sshd_config: Path) -> Iterator[None]:
+def daemon_in(namespace: str, sshd_config: Path) -> Iterator[None]:
+    """An sshd in this namespace."""
     command = ["ip", "netns", "exec", namespace, sshd_module.sshd_binary(), "-D", "-e", "-f", str(sshd_config)]
     environment = {name: value for name, value in os.environ.items() if name != sshd_module.MARK}
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)

@@ -782,6 +782,19 @@ def _(liar: Liar) -> None:
         send_files(liar, id, "write", [(files.HOLE, 2**40)])
 
 
+@attack("fetch: names without end", "OSError", "max_size", verb="fetch, bounded")
+def _(liar: Liar) -> None:
+    liar.hello()
+    id = liar.next_call()
+    send_files(liar, id, "list", [TOP])
+    liar.next_item()
+    for number in range(10**6):
+        send_files(
+            liar, id, "list", [entry(b"%d-%d" % (number, each), files.LINK, target=b"x/" * 2000) for each in range(100)]
+        )
+        liar.next_item()
+
+
 @attack("fetch: a size beyond all bounds", "OSError", "max_size", verb="fetch, bounded")
 def _(liar: Liar) -> None:
     liar.hello()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from trickle._agent.files import Entry, Op
 
+ENTRY_SIZE = 200  # bytes that one takes in a list, without its names
+LIST_SIZE = 16 * 2**20  # that a list may take where there is a max_size, and as much again as that
+
 
 class Target:
     """A place that a file or tree is written to.
@@ -45,6 +48,7 @@ class Target:
         self.check = check
         self.entries: "List[Entry]" = []
         self.total = 0
+        self._listed = 0  # bytes that the list of them takes, about
         self._skipped: "List[bytes]" = []
         self._sums: "List[Tuple[bytes, bytes]]" = []
         self._received = 0
@@ -81,6 +85,8 @@ class Target:
         number = len(self.entries)
         self.entries.append(entry)
         path = self._at(below)
+        self._listed += ENTRY_SIZE + len(below) + len(entry[5])
+        self._check_size(self._listed - LIST_SIZE, path)
         if kind == DIRECTORY:
             with self._doing("this directory was made", path):
                 self._make_directory(below, path, entry)
