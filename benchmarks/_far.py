@@ -3,6 +3,7 @@
 import datetime
 import subprocess
 import time
+from collections.abc import Iterator
 
 SECONDS = 3600
 
@@ -30,6 +31,19 @@ def hold() -> None:
     """In C code that holds the interpreter's lock: no Python code runs in this process any more."""
     print("begun", flush=True)
     sum(range(10**13))
+
+
+def print_much(size: int) -> None:
+    """So many bytes, in lines of 100."""
+    lines = ("x" * 99 + "\n") * 100
+    for _ in range(size // len(lines)):
+        print(lines, end="")
+
+
+def chunks(count: int, size: int) -> Iterator[bytes]:
+    """So many, of so many bytes."""
+    for _ in range(count):
+        yield bytes(size)
 
 
 def records(count: int) -> "list[dict[str, object]]":

@@ -28,6 +28,7 @@ QUESTIONS = (
     *("framing", "connection", "instructions", "idle"),
     "many_ssh",
     "files",
+    "flow",
     "fan_out",
     "reducing",
     "unpickling",
