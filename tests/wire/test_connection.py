@@ -17,8 +17,11 @@ from trickle._wire.connection import (
     CREDIT,
     GRANT,
     LARGEST_WINDOW,
+    MOST_WIDE,
     SMALL,
     SMALLEST_WINDOW,
+    WIDE_CREDIT,
+    WIDEN_AFTER,
     Connection,
 )
 from trickle._wire.frames import (
@@ -385,6 +388,65 @@ def test_credit_for_little_waits_until_it_is_worth_a_frame() -> None:
     pair.agent.used(1, 1)
 
     assert list(map(shown, said(pair.agent))) == [shown(Credit(1, GRANT))]
+
+
+def move(pair: Pair, id: int, size: int) -> None:
+    """Have call *id* send so much, and the agent take it."""
+    pair.controller.call(id, 0, pattern(size), None)
+    while pair.controller.pending(id):
+        at_agent, _ = pair.settle(use=False)
+        for frame in at_agent:
+            pair.agent.used(id, len(frame.payload))
+    pair.settle(use=False)
+
+
+def room_after(pair: Pair, id: int, size: int) -> int:
+    """How much more of call *id* may come when it has moved *size* bytes."""
+    move(pair, id, size)
+    return pair.agent._calls[id].room
+
+
+def test_a_call_that_moves_much_gets_more_credit() -> None:
+    pair = Pair()
+
+    assert room_after(pair, 1, WIDEN_AFTER - GRANT) <= CREDIT
+    assert WIDE_CREDIT - GRANT < room_after(pair, 2, WIDEN_AFTER + GRANT) <= WIDE_CREDIT
+
+
+def test_no_more_than_so_many_calls_have_more_credit_at_once() -> None:
+    pair = Pair()
+    much = WIDEN_AFTER + GRANT
+    wide = [room_after(pair, id, much) > CREDIT for id in range(1, MOST_WIDE + 3)]
+    assert wide == [True] * MOST_WIDE + [False] * 2
+
+    pair.agent.end(1, RETURNED, 0, b"")
+    pair.settle(use=False)
+
+    assert room_after(pair, MOST_WIDE + 3, much) > CREDIT
+    assert room_after(pair, MOST_WIDE + 4, much) <= CREDIT
+
+
+def test_what_is_printed_gets_no_more_credit() -> None:
+    pair = Pair()
+    running(pair, 1)
+    for _ in range(2 * WIDEN_AFTER // CHUNK):
+        pair.agent.bulk(Output(1, 1, 0, bytes(CHUNK - 64)))
+        _, at_controller = pair.settle(use=False)
+        for frame in at_controller:
+            assert isinstance(frame, Output)
+            pair.controller.delivered(frame)
+    pair.settle(use=False)
+
+    assert pair.controller._calls[1].room <= CREDIT
+
+
+def test_credit_for_more_than_a_call_may_have_is_refused() -> None:
+    pair = Pair()
+    move(pair, 1, WIDEN_AFTER + GRANT)
+    assert WIDE_CREDIT - GRANT < pair.controller._calls[1].credit <= WIDE_CREDIT
+
+    with pytest.raises(WireError, match="credit for call 1 that had none to give"):
+        hear(pair.controller, Credit(1, GRANT))
 
 
 def test_a_sender_that_oversteps_its_credit_is_refused() -> None:

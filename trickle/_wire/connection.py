@@ -34,6 +34,9 @@ CONTROLLER, AGENT = "controller", "agent"
 
 SMALL = 4 * 1024  # bytes: a call or result of no more than this is not bulk
 CREDIT = 256 * 1024  # bytes of one call that its receiver takes before it has used any of them
+# A call that has moved this much gets more credit, or one long way would take CREDIT bytes for each round trip; but no
+# more than so many at once, which bounds what lies here for those who do not take it.
+WIDEN_AFTER, WIDE_CREDIT, MOST_WIDE = 512 * 1024, 2 * 1024 * 1024, 4
 GRANT = 64 * 1024  # bytes that are used up before the sender is told so
 SMALLEST_WINDOW, LARGEST_WINDOW = 256 * 1024, 4 * 1024 * 1024  # bytes of bulk on the link at once
 WINDOW_SECONDS = 0.1  # of what the link moves: more would only wait in a kernel or an ssh
@@ -118,7 +121,10 @@ def cost(frame: Frame) -> int:
 class _Call:
     """What this end remembers of an open call."""
 
-    __slots__ = ("behind", "credit", "ending", "queue", "queued", "received", "ring", "room", "state", "used")
+    __slots__ = (
+        *("behind", "credit", "ending", "queue", "queued", "received", "ring", "room", "sent", "state", "taken"),
+        *("used", "wide"),
+    )
 
     def __init__(self, state: str) -> None:
         self.state = state
@@ -127,10 +133,18 @@ class _Call:
         self.queue: "Deque[Union[Frame, _Body]]" = deque()
         self.queued = 0  # bytes in the queue
         self.credit = CREDIT
+        self.sent = 0  # bytes that took credit
         self.ring = False  # whether it is in line for the next chunk
         self.room = CREDIT  # bytes that the peer may send
         self.used = 0  # bytes taken by the receiver that the sender has not been told of
+        self.taken = 0  # bytes that its receiver has taken so far
+        self.wide = False  # whether the peer may send WIDE_CREDIT bytes of it
         self.received = 0
+
+    @property
+    def most_credit(self) -> int:
+        """What the peer may have given: more only of what has moved much."""
+        return WIDE_CREDIT if self.sent >= WIDEN_AFTER else CREDIT
 
     def can_go_on(self) -> bool:
         """Whether the call's credit lets the next of its queue go, if that needs any."""
@@ -198,6 +212,7 @@ class Connection:
         self._small: "OrderedDict[int, Tuple[Frame, Optional[float]]]" = OrderedDict()  # by id
         self._owing: "List[int]" = []  # calls whose sender is to be told of what was used
         self._ring: "Deque[_Call]" = deque()
+        self._wide = 0  # how many calls are
         self._link_bulk = _Call(RUNNING)  # of id 0: modules, and output that belongs to no call
         self._link_bulk.credit = 1 << 62
         self._unacked = 0
@@ -260,7 +275,7 @@ class Connection:
                 call.credit += frame.size
                 if not frame.size:
                     raise WireError("%r of nothing" % (frame,))
-                if call.credit > CREDIT:
+                if call.credit > call.most_credit:
                     raise WireError("%d bytes of credit for call %d that had none to give" % (frame.size, frame.id))
                 self._line_up(call)
             else:
@@ -294,7 +309,9 @@ class Connection:
         told = min(size, self._withheld)
         self._withheld -= told
         self._unacked += told
-        self.used(frame.id, cost(frame))
+        call = self._calls.get(frame.id)
+        if call is not None:
+            self._owe(frame.id, call, cost(frame))
 
     def _move(self, frame: Frame, speaker: str) -> str:
         """Take the frame's step in the life of its call, and return the state after it."""
@@ -316,7 +333,10 @@ class Connection:
 
     def _forget(self, id: int) -> None:
         call = self._calls.pop(id, None)
-        if call is not None and call.ring:
+        if call is None:
+            return
+        self._wide -= call.wide
+        if call.ring:
             call.queue.clear()  # data_to_send drops it from the line
 
     def used(self, id: int, count: int) -> None:
@@ -324,6 +344,14 @@ class Connection:
         call = self._calls.get(id)
         if call is None:
             return
+        call.taken += count
+        if call.taken >= WIDEN_AFTER and not call.wide and self._wide < MOST_WIDE:
+            call.wide = True
+            self._wide += 1
+            count += WIDE_CREDIT - CREDIT
+        self._owe(id, call, count)
+
+    def _owe(self, id: int, call: _Call, count: int) -> None:
         if call.used < GRANT <= call.used + count:
             self._owing.append(id)
         call.used += count
@@ -553,6 +581,7 @@ class Connection:
             self._move(frame, self.role)
         elif isinstance(frame, CREDITED):
             call.credit -= cost(frame)
+            call.sent += cost(frame)
             if self.role == CONTROLLER:
                 self._move(frame, self.role)
         if isinstance(frame, BULK):
