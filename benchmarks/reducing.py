@@ -62,8 +62,10 @@ async def blocked(act: Callable[[], Awaitable[object]]) -> float:
         nonlocal longest
         while True:
             before = time.perf_counter()
-            await trio.sleep(TICK)
-            longest = max(longest, time.perf_counter() - before - TICK)
+            try:
+                await trio.sleep(TICK)
+            finally:  # the loop may have stood until the very end
+                longest = max(longest, time.perf_counter() - before - TICK)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(tick)
