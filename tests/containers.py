@@ -95,6 +95,10 @@ class Engine:
 
     def containers(self) -> set[str]:
         """The ids of all that it knows of, running or not."""
+        return self.listed()
+
+    def listed(self) -> set[str]:
+        """The same, as its client lists them."""
         return set(self.run("ps", "--all", "--quiet", "--no-trunc").split())
 
     def has_image(self, image: str) -> bool:
