@@ -42,6 +42,7 @@ PATIENCE, QUICK_PATIENCE = 3600, 300  # seconds that a question may take: only e
 PEERS = ("execnet", "rpyc", "mitogen", "multiprocessing", "trio-parallel", "asyncssh")
 TOOLS = ("scp", "sftp", "rsync", "tar")
 FORMATS = ("msg", "ormsgpack", "pickle", "JSON", "struct alone")
+TICK = 0.001  # seconds
 TOLERANCE = 1.2  # times a ratio to a floor that noise may make it
 
 Measure = Callable[[int], Awaitable[list[float]]]  # how many samples -> the samples, in the unit's base
@@ -59,6 +60,7 @@ class Unit(NamedTuple):
 MICROSECONDS = Unit("us", 1e6)
 MILLISECONDS = Unit("ms", 1e3)
 SECONDS = Unit("s", digits=2)
+MEBIBYTES = Unit("MiB", 2**-20)
 CALLS_PER_SECOND = Unit("calls/s", digits=0, more_is_better=True)
 MEGABYTES_PER_SECOND = Unit("MB/s", 1e-6, digits=0, more_is_better=True)
 ROUND_TRIPS = Unit("round trips", digits=2)
@@ -177,6 +179,26 @@ def summarize(samples: Sequence[float], unit: Unit, floor: float | None) -> Summ
     if floor:
         cost = floor / middle if unit.more_is_better else middle / floor
     return Summary(len(samples), middle * unit.factor, p99 * unit.factor, cost)
+
+
+async def longest_pause(act: Callable[[], Awaitable[object]]) -> float:
+    """Seconds for which the event loop ran nothing else, at most, while *act* was awaited."""
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            before = time.perf_counter()
+            try:
+                await trio.sleep(TICK)
+            finally:  # the loop may have stood until the very end
+                longest = max(longest, time.perf_counter() - before - TICK)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tick)
+        await act()
+        nursery.cancel_scope.cancel()
+    return longest
 
 
 def each(once: Callable[[], Awaitable[float]]) -> Measure:

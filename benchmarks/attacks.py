@@ -17,11 +17,10 @@ from typing import Any
 
 import trickle
 from benchmarks import _harness
-from benchmarks._harness import FREE, MILLISECONDS, NOT_INSTALLED, Bench, Unit
+from benchmarks._harness import FREE, MEBIBYTES, MILLISECONDS, NOT_INSTALLED, Bench
 from trickle import _host, _link
 
 PLACEMENTS = (FREE,)
-MEBIBYTES = Unit("MiB", 2**-20)
 PATIENCE = 0.5  # seconds that a host has for its verdict, and to end in
 
 

@@ -27,9 +27,9 @@ import trio
 import trickle
 from benchmarks import _harness
 from benchmarks._code_to_send import jinja2, sqlparse, sympy
-from benchmarks._harness import FREE, MILLISECONDS, NOT_INSTALLED, Bench, Measure, blocking, each
+from benchmarks._harness import FREE, MILLISECONDS, NOT_INSTALLED, Bench, Measure, blocking, each, longest_pause
 from benchmarks._peers import DELAY_PIPE
-from trickle import _link, _module_server, _modules
+from trickle import _module_server, _modules
 
 PLACEMENTS = (FREE,)  # a program and its far end are two processes, on two machines
 ONE_WAY = 25  # ms
@@ -49,7 +49,8 @@ async def by_trickle(fn: Callable[[], str], python: str, wait: bool) -> float:
 async def on_this_machine(fn: Callable[[], str], python: str, bytecode: bool) -> float:
     started = time.perf_counter()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_link, "is_near", lambda tunnel: bytecode)
+        if not bytecode:
+            patch.setattr(_module_server.ModuleServer, "bytecode_for", lambda server, entries: ())
         async with trickle.open_host(trickle.Local("far", python=python), wait=False) as host:
             await host.call(fn)
             return time.perf_counter() - started
@@ -72,21 +73,8 @@ def by_mitogen(fn: Callable[[], str], python: str) -> float:
 
 async def worst_pause(fn: Callable[[], str], bytecode: bool) -> float:
     """The longest time for which the event loop did nothing else, while a call was packed for the first time."""
-    worst = 0.0
-
-    async def watch() -> None:
-        nonlocal worst
-        while True:
-            before = time.perf_counter()
-            await trio.sleep(0.001)
-            worst = max(worst, time.perf_counter() - before - 0.001)
-
     server = _module_server.ModuleServer(library=_modules.ModuleLibrary(), sends_bytecode=bytecode)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
-        await trio.to_thread.run_sync(server.bundle_for, [fn.__module__])
-        nursery.cancel_scope.cancel()
-    return worst
+    return await longest_pause(lambda: trio.to_thread.run_sync(server.bundle_for, [fn.__module__]))
 
 
 async def measure(bench: Bench) -> None:

@@ -16,18 +16,17 @@ import functools
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import trio
 
 import trickle
 from benchmarks import _far, _harness
 from benchmarks._crowd import descendants, own_memory
-from benchmarks._harness import FREE, MEGABYTES_PER_SECOND, MILLISECONDS, Bench, Unit
+from benchmarks._harness import FREE, MEBIBYTES, MEGABYTES_PER_SECOND, MILLISECONDS, Bench
 from benchmarks._peers import NO_SSHD, ssh_tunnel
+from tests.hosts import private
 
 PLACEMENTS = (FREE,)
-MEBIBYTES = Unit("MiB", 2**-20)
 IDLE = "nothing else"
 ITEM = 100_000  # bytes
 PAUSE = 0.02  # seconds between the items that are taken slowly
@@ -42,25 +41,23 @@ class Seen:
         self.there = 0
 
 
-def private(pids: list[int]) -> int:
-    """Bytes that these processes share with no file."""
+def memory_of(agent: int) -> int:
+    """Bytes that a broker and its workers share with no file."""
     total = 0
-    for pid in pids:
+    for pid in (agent, *descendants(agent)):
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith("RssAnon:"):
-                    total += int(line.split()[1]) * 1024
+            total += private(pid)
     return total
 
 
 async def look(host: trickle.Host, seen: Seen) -> None:
     """Note the largest growth of both ends, for ever."""
     agent = host.info.pid
-    here, there = own_memory(), private([agent, *descendants(agent)])
+    here, there = own_memory(), memory_of(agent)
     while True:
         await trio.sleep(0.05)
         seen.here = max(seen.here, own_memory() - here)
-        seen.there = max(seen.there, private([agent, *descendants(agent)]) - there)
+        seen.there = max(seen.there, memory_of(agent) - there)
 
 
 async def beside(host: trickle.Host, flood: Callable[[], Awaitable[object]]) -> tuple[Seen, float]:

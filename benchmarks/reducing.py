@@ -15,15 +15,12 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 
-import trio
-
 import trickle
 from benchmarks import _harness
-from benchmarks._harness import MILLISECONDS, Bench, Measure
+from benchmarks._harness import MILLISECONDS, Bench, Measure, longest_pause
 from benchmarks._peers import local
 
 SIZES = {"0.1 MiB": 1_000, "8 MiB": 80_000, "64 MiB": 640_000}  # records of a little more than 100 bytes
-TICK = 0.001  # seconds
 
 Record = tuple[int, str, str, float]
 
@@ -54,26 +51,6 @@ async def took(act: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - started
 
 
-async def blocked(act: Callable[[], Awaitable[object]]) -> float:
-    """Seconds for which the loop ran nothing else, at most."""
-    longest = 0.0
-
-    async def tick() -> None:
-        nonlocal longest
-        while True:
-            before = time.perf_counter()
-            try:
-                await trio.sleep(TICK)
-            finally:  # the loop may have stood until the very end
-                longest = max(longest, time.perf_counter() - before - TICK)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(tick)
-        await act()
-        nursery.cancel_scope.cancel()
-    return longest
-
-
 async def measure(bench: Bench) -> None:
     async with trickle.open_host(local()) as host:
         large = host.options(max_result=2**30)
@@ -90,7 +67,7 @@ async def measure(bench: Bench) -> None:
                 "reducing": functools.partial(reducing.call, records, count),
                 "over there": functools.partial(host.call, by_host_there, count),
             }
-            for what, how in (("the call takes", took), ("the loop is blocked", blocked)):
+            for what, how in (("the call takes", took), ("the loop is blocked", longest_pause)):
                 candidates: dict[str, Measure | str] = {name: _each(how, way) for name, way in ways.items()}
                 await bench.compare(
                     f"reducing, {title}: {what}",

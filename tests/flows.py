@@ -213,6 +213,14 @@ def receive_nothing(channel):
         time.sleep(3600)
 
 
+def receive_some(channel, count):
+    for _ in range(count):
+        channel.receive()
+    channel.send(count)
+    while True:
+        time.sleep(3600)
+
+
 def print_without_end():
     while True:
         print("x" * 99)

@@ -1,6 +1,7 @@
 """Tunnels for tests that run on this machine, and waiting for what happens there."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -50,3 +51,9 @@ def running_below(pid: int = os.getpid()) -> set[int]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         found.update(map(int, (task / "children").read_text().split()))
     return found
+
+
+def private(pid: int) -> int:
+    """Bytes of memory that a process shares with no file."""
+    found = re.search(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else 0

@@ -142,13 +142,11 @@ def _boot_blob() -> bytes:
     The files are packed on their own within it, as the far end keeps them.
     """
     filenames = {name: f"<trickle>/{path}" for name, path in shipped_files().items()}
-    places, text = {}, b""
-    for name, path in shipped_files().items():
-        source = _lean(_read(path)).encode()
-        places[name] = (len(text), len(text) + len(source))
-        text += source
-    packed = binascii.b2a_base64(zlib.compress(text, 9), newline=False)
-    program = f"{_lean(_read(LOADER))}\nstart(f, {filenames!r}, {places!r}, {packed!r})\n"
+    sources = {name: _lean(_read(path)) for name, path in shipped_files().items()}
+    packed = binascii.b2a_base64(
+        zlib.compress(marshal.dumps(sources, 2), 9), newline=False
+    )  # 2: every Python 3 reads it
+    program = f"{_lean(_read(LOADER))}\nstart(f, {filenames!r}, {packed!r})\n"
     return binascii.b2a_base64(zlib.compress(program.encode(), 9))
 
 

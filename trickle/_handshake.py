@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
 from trickle._boot import GUARD_WORDS, boot_bytes
-from trickle._tunnels import Local, Sudo
+from trickle._tunnels import Local
 from trickle._wire.armor import END_OF_ARMOR, armored
 from trickle._wire.frames import WireError
 from trickle.abc import NONCE, Tunnel
@@ -22,11 +22,6 @@ ROUTER = re.compile(rb"^(\S+[>#] ?)?% ?(Unknown|Invalid|Bad|Unrecognized|Ambiguo
 COMPLAINT = re.compile(rb"|".join(rb"\b%b(?!\w)" % re.escape(words) for words in GUARD_WORDS))
 CODE = re.compile(rb"[A-Za-z0-9+/=.]{64,}")
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
-
-
-def is_near(tunnel: Tunnel | None) -> bool:
-    """Whether it leads to this machine, so that what is sent costs next to nothing."""
-    return all(isinstance(each, Local | Sudo) for each in chain(tunnel))
 
 
 class Handshake:
@@ -48,7 +43,7 @@ class Handshake:
       stderr: the last of what came there, prompts and our own words left out.
     """
 
-    def __init__(self, tunnel: Tunnel | None, nonce: str | None = None) -> None:
+    def __init__(self, tunnel: Tunnel | None, nonce: str | None = None, *, is_near: bool = False) -> None:
         self.nonce: str = nonce or secrets.token_hex(16)
         self.stage: str = "starting the tunnel"
         self.preparing: bool = False
@@ -69,7 +64,7 @@ class Handshake:
         self._unsent: list[bytes] = []
         self._sent: set[bytes] = set()
         self.is_armored: bool = True
-        self._is_near = is_near(tunnel)
+        self._is_near = is_near
         self._boot = b""
 
     def command(self, argv: Sequence[str]) -> list[str]:

@@ -24,10 +24,11 @@ from trickle._cleanup import remove_leftovers
 from trickle._decoder import MsgpackDecoder
 from trickle._diagnosis import cannot_run, connect_error, printable, printable_lines
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
-from trickle._handshake import Handshake, is_near, starts_new_session
+from trickle._handshake import Handshake, chain, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, LocalProcess, StartTunnel, TunnelProcess, end_process, start_tunnel
+from trickle._tunnels import Local, Sudo
 from trickle._turns import TURN_HELD, Turns
 from trickle._wire import frames
 from trickle._wire.connection import CONTROLLER, CREDIT, Connection
@@ -82,6 +83,11 @@ class HostInfo:
     implementation: str
     system: str
     machine: str
+
+
+def _is_near(tunnel: Tunnel, start: StartTunnel) -> bool:
+    """Whether it leads to this machine, and not to a relay's, so that what is sent costs next to nothing."""
+    return start is start_tunnel and all(isinstance(each, Local | Sudo) for each in chain(tunnel))
 
 
 def _is_like_ours(python_version: tuple[int, int] | None) -> bool:
@@ -182,8 +188,9 @@ class Link:
         self.begun: trio.Event = trio.Event()  # to connect: it has its turn; or was given up before that
         self.answered: trio.Event = trio.Event()  # or failed to
         self.gone: trio.Event = trio.Event()
+        self._is_near = _is_near(tunnel, start)
         self.modules: ModuleServer = ModuleServer(
-            settings.modules, host=self.name, sends_bytecode=is_near(tunnel) and _is_like_ours(tunnel.python_version)
+            settings.modules, host=self.name, sends_bytecode=self._is_near and _is_like_ours(tunnel.python_version)
         )
         self._modules_lock = trio.Lock()
         self._bundled: frozenset[str] = frozenset()
@@ -200,7 +207,7 @@ class Link:
         self._begin_at = begin_at
         self._attempts = 0
         self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows
-        self._attempt = Handshake(tunnel)
+        self._attempt = Handshake(tunnel, is_near=self._is_near)
         self._attempt_scope = trio.CancelScope()
         self._given_up = False  # we have closed its stdin, before it had answered
         self._waits_for: str | None = None  # before an attempt
@@ -458,7 +465,7 @@ class Link:
             await self._wait_for_turn()
             self._waits_for = None
             self._attempts += 1
-            self._attempt = Handshake(self.tunnel)
+            self._attempt = Handshake(self.tunnel, is_near=self._is_near)
             self._given_up = False
             self._decoder = MsgpackDecoder()  # the last agent may have died in the middle of its hello
             self._stderr_ended = trio.Event()

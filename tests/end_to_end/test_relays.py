@@ -26,6 +26,12 @@ async def test_a_host_is_reached_from_another(piped_sshd: Sshd) -> None:
         assert leaf.info.user != relay.info.user or os.getuid() != 0
 
 
+async def test_only_what_is_on_this_machine_gets_what_is_compiled_here() -> None:
+    async with trickle.open_host(local("relay")) as relay, relay.open_host(local("leaf")) as leaf:
+        assert await relay.call(work.compiled_files) != {}
+        assert await leaf.call(work.compiled_files) == {}
+
+
 async def test_relays_go_on_to_relays(piped_sshd: Sshd) -> None:
     async with trickle.open_host(local("one")) as one:
         async with one.open_host(local("two")) as two, two.open_host(beyond(piped_sshd)) as leaf:

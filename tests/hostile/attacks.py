@@ -782,7 +782,7 @@ def _(liar: Liar) -> None:
         send_files(liar, id, "write", [(files.HOLE, 2**40)])
 
 
-@attack("fetch: names without end", "OSError", "max_size", verb="fetch, bounded")
+@attack("fetch: names without end", "OSError", "a list of files, beyond 16777216 bytes: ", verb="fetch, bounded")
 def _(liar: Liar) -> None:
     liar.hello()
     id = liar.next_call()

@@ -148,6 +148,15 @@ def ended(python: str, data: bytes) -> tuple[int, bytes]:
     return process.returncode, complained
 
 
+def check_end_of(python: str, data: bytes) -> None:
+    """An agent that is sent this ends cleanly."""
+    status, complained = ended(python, data)
+
+    assert status in (0, 70), complained  # the controller is gone, or has broken the rules
+    assert (status == 70) == (b"trickle agent: " in complained)
+    assert b"Traceback" not in complained, complained
+
+
 def oldest_and_newest() -> list[str]:
     pythons = far_pythons()
     return [pythons[0], pythons[-1]] if len(pythons) > 1 else [sys.executable]
@@ -156,11 +165,7 @@ def oldest_and_newest() -> list[str]:
 @pytest.mark.parametrize("python", oldest_and_newest(), ids=python_id)
 @pytest.mark.parametrize("data", BAD.values(), ids=BAD)
 def test_garbage_and_cuts_from_the_controller_end_the_agent_cleanly(python: str, data: bytes) -> None:
-    status, complained = ended(python, data)
-
-    assert status in (0, 70)  # the controller is gone, or has broken the rules
-    assert (status == 70) == (b"trickle agent: " in complained)
-    assert b"Traceback" not in complained, complained
+    check_end_of(python, data)
 
 
 def payload_of(function: Callable[..., object], *args: object) -> bytes:
@@ -172,25 +177,20 @@ REAL, _ = conversation(payload_of(abs, -1), payload_of(len, bytes(20_000)), payl
 real_agents = pytest.mark.parametrize("python", oldest_and_newest(), ids=python_id)
 
 
-def check_changed_traffic(python: str, said: bytes) -> None:
-    status, complained = ended(python, said)
-
-    assert status in (0, 70), complained
-    assert (status == 70) == (b"trickle agent: " in complained)
-    assert b"Traceback" not in complained, complained
+changed_traffic = given(said=changed([END_OF_ARMOR + REAL, armored(REAL) + END_OF_ARMOR]))
 
 
 @real_agents
 @settings(max_examples=40, deadline=None, derandomize=True, database=None)
-@given(said=changed([END_OF_ARMOR + REAL, armored(REAL) + END_OF_ARMOR]))
+@changed_traffic
 def test_a_real_agent_meets_changed_traffic(python: str, said: bytes) -> None:
-    check_changed_traffic(python, said)
+    check_end_of(python, said)
 
 
 @pytest.mark.soak
 @pytest.mark.takes(3600)
 @real_agents
 @settings(max_examples=3000, deadline=None, derandomize=True, database=None)
-@given(said=changed([END_OF_ARMOR + REAL, armored(REAL) + END_OF_ARMOR]))
+@changed_traffic
 def test_a_real_agent_meets_changed_traffic_for_long(python: str, said: bytes) -> None:
-    check_changed_traffic(python, said)
+    check_end_of(python, said)

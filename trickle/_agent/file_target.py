@@ -86,7 +86,7 @@ class Target:
         self.entries.append(entry)
         path = self._at(below)
         self._listed += ENTRY_SIZE + len(below) + len(entry[5])
-        self._check_size(self._listed - LIST_SIZE, path)
+        self._check_size(self._listed - LIST_SIZE, path, "a list of files, beyond %d bytes: " % LIST_SIZE)
         if kind == DIRECTORY:
             with self._doing("this directory was made", path):
                 self._make_directory(below, path, entry)
@@ -185,10 +185,10 @@ class Target:
                     return b"".join(hashes)
                 hashes.append(files.block_hash(data))
 
-    def _check_size(self, size: int, path: bytes) -> None:
+    def _check_size(self, size: int, path: bytes, of: str = "") -> None:
         most = self.options.get("max_size")
         if most is not None and size > most:
-            text = "%d bytes or more, and max_size allows %d%s" % (size, most, self.where)
+            text = "%s%d bytes or more, and max_size allows %d%s" % (of, size, most, self.where)
             raise OSError(errno.EFBIG, text, os.fsdecode(path))
 
     # ---- what comes

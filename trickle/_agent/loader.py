@@ -23,29 +23,15 @@ class AgentFinder:
     Once all of it runs, their sources are kept packed alone: only tracebacks need them then.
     """
 
-    def __init__(self, filenames, places, packed, code):  # type: ignore[no-untyped-def]
+    def __init__(self, filenames, packed, code):  # type: ignore[no-untyped-def]
         self.filenames = filenames  # by the names of modules
-        self.places = places  # module name -> where its source begins and ends in what is packed
         self.packed = packed
         self.code = code  # module name -> what to run, as far as it is there
         self.sources = {} if code else self.unpacked()  # type: ignore[no-untyped-call]
 
     def unpacked(self):  # type: ignore[no-untyped-def]
         """Module name -> source."""
-        text = zlib.decompress(binascii.a2b_base64(self.packed))
-        return {name: text[begin:end].decode() for name, (begin, end) in self.places.items()}
-
-    def unpacked_one(self, name):  # type: ignore[no-untyped-def]
-        """The source of one, without the memory that all of them take."""
-        begin, end = self.places[name]
-        unpacker, packed = zlib.decompressobj(), binascii.a2b_base64(self.packed)
-        found, at = b"", 0
-        while at < end:
-            part = unpacker.decompress(packed, 8192)
-            packed = unpacker.unconsumed_tail
-            found += part[max(0, begin - at) : max(0, end - at)]
-            at += len(part)
-        return found.decode()
+        return marshal.loads(zlib.decompress(binascii.a2b_base64(self.packed)))
 
     def find_spec(self, name, path=None, target=None):  # type: ignore[no-untyped-def]
         if name not in self.filenames:
@@ -79,16 +65,16 @@ class AgentFinder:
     def get_source(self, name):  # type: ignore[no-untyped-def]
         if self.filenames[name] == STAND_IN_FILE:
             return STAND_IN
-        return self.sources[name] if name in self.sources else self.unpacked_one(name)  # type: ignore[no-untyped-call]
+        return self.sources[name] if name in self.sources else self.unpacked()[name]  # type: ignore[no-untyped-call]
 
 
-def start(stdin, filenames, places, packed):  # type: ignore[no-untyped-def]
+def start(stdin, filenames, packed):  # type: ignore[no-untyped-def]
     """Run the broker until it ends.  The configuration is the line after the boot data; compiled code may follow."""
     globals().pop("b", None)  # what the boot line has read
     line = binascii.a2b_base64(stdin.readline())
     configuration = eval(line, {"__builtins__": {}, "inf": float("inf")})
     code = code_in(stdin, *configuration.pop("compiled"))  # type: ignore[no-untyped-call]
-    sys.meta_path.insert(0, AgentFinder(filenames, places, packed, code))  # type: ignore[no-untyped-call]
+    sys.meta_path.insert(0, AgentFinder(filenames, packed, code))  # type: ignore[no-untyped-call]
     from trickle._agent import broker
 
     broker.main(stdin, configuration)

@@ -122,8 +122,19 @@ class _Call:
     """What this end remembers of an open call."""
 
     __slots__ = (
-        *("behind", "credit", "ending", "queue", "queued", "received", "ring", "room", "sent", "state", "taken"),
-        *("used", "wide"),
+        "behind",
+        "credit",
+        "ending",
+        "queue",
+        "queued",
+        "received",
+        "ring",
+        "room",
+        "sent",
+        "state",
+        "taken",
+        "used",
+        "wide",
     )
 
     def __init__(self, state: str) -> None:
