@@ -1,10 +1,17 @@
 """Bound the memory that a piece of code may take, on Linux.
 
 Needed because CPython's unpickler asks for memory before it looks at how much data there is.
+
+The limit is on writable memory where Linux counts that in full (RLIMIT_DATA, since 4.7; see getrlimit(2)): one on
+addresses (RLIMIT_AS) does not count what malloc() has reserved for other threads, 64 MiB each, and turns to when
+there is no other memory.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,7 +23,7 @@ try:
 except ImportError:
     resource = None  # type: ignore[assignment]
 
-_STATM = Path("/proc/self/statm")  # its first figure is the size of this process's memory, in pages
+_STATM = Path("/proc/self/statm")  # in pages
 _raising = threading.RLock()  # the limit is the process's: one thread at a time, or one lifts another's
 
 
@@ -33,23 +40,33 @@ def memory_fence(size: int) -> Iterator[None]:
             yield
         finally:
             if former is not None:
-                resource.setrlimit(resource.RLIMIT_AS, former)
+                resource.setrlimit(*former)
 
 
-def _raise_fence(size: int) -> tuple[int, int] | None:
-    """Lower the soft limit and return the limits there were, or None if nothing was changed."""
+def _raise_fence(size: int) -> tuple[int, tuple[int, int]] | None:
+    """Lower a soft limit, and return which one and the limits there were, or None if nothing was changed."""
     if sys.platform != "linux" or resource is None:
-        return None  # elsewhere RLIMIT_AS is missing, or not enforced
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        return None  # elsewhere these limits are missing, or not enforced
+    limit, field = _limit()
+    soft, hard = resource.getrlimit(limit)
     try:
-        pages = int(_STATM.read_bytes().split(b" ", 1)[0])
+        pages = int(_STATM.read_bytes().split()[field])
     except (OSError, ValueError):  # no /proc here
         return None
-    limit = pages * resource.getpagesize() + size
-    if any(existing != resource.RLIM_INFINITY and existing <= limit for existing in (soft, hard)):
+    most = pages * resource.getpagesize() + size
+    if any(existing != resource.RLIM_INFINITY and existing <= most for existing in (soft, hard)):
         return None  # what is in force already is at least as strict
     try:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+        resource.setrlimit(limit, (most, hard))
     except (OSError, ValueError):  # forbidden here, as under some sandboxes
         return None
-    return soft, hard
+    return limit, (soft, hard)
+
+
+@functools.cache
+def _limit() -> tuple[int, int]:
+    """Return the limit to set, and which figure of statm tells what counts towards it."""
+    release = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    if release and tuple(map(int, release.groups())) >= (4, 7):
+        return resource.RLIMIT_DATA, 5
+    return resource.RLIMIT_AS, 0

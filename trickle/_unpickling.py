@@ -120,15 +120,16 @@ def _load(data: bytes, allowed: Mapping[Name, type], patience: int) -> object:
     try:
         if len(data) < FENCED_SIZE:
             return _load_checked(data, allowed, patience)
-        with memory_fence(FENCE + FENCE_PER_BYTE * len(data)):
-            return _load_checked(data, allowed, patience)
+        most = FENCE + FENCE_PER_BYTE * len(data)
+        with memory_fence(most):
+            return _load_checked(data, allowed, patience, most)
     finally:
         if collecting:
             gc.enable()
 
 
-def _load_checked(data: bytes, allowed: Mapping[Name, type], patience: int) -> object:
-    found = _scan(data)
+def _load_checked(data: bytes, allowed: Mapping[Name, type], patience: int, most: int | None = None) -> object:
+    found = _scan(data, most)
     budget = _Budget(len(data), patience)
     if (found & _KEYS and found & _COSTLY) or found & _STATES or (found & _CLASSES and allowed):
         _rehearse(data, allowed, budget)
@@ -254,6 +255,18 @@ _LENGTH_BYTES: Final = {  # of the opcodes whose arguments are of any length
     **dict.fromkeys(b"XB\x8b", 4),  # BINUNICODE, BINBYTES, LONG4
     **dict.fromkeys(b"\x8d\x8e\x96", 8),  # BINUNICODE8, BINBYTES8, BYTEARRAY8
 }
+# What opcodes of one byte make, and its bytes in memory.  Millions of these are refused before they get to the fence:
+# there, each object costs a system call in vain while there is memory that this process has freed.
+_MADE: Final = {
+    b"\x8f": sys.getsizeof(set()),  # EMPTY_SET
+    b"\x91": sys.getsizeof(frozenset()),  # FROZENSET
+    b"}": sys.getsizeof({}),  # EMPTY_DICT
+    b"]": sys.getsizeof([]),  # EMPTY_LIST
+    b"\x85": sys.getsizeof((0,)),  # TUPLE1
+    b"\x86": sys.getsizeof((0, 0)),  # TUPLE2
+    b"\x87": sys.getsizeof((0, 0, 0)),  # TUPLE3
+}
+_MAKES_NOTHING: Final = bytes(set(range(256)) - set(b"".join(_MADE)))
 _LONGS: Final = b"\x8a\x8b"
 _TEXTS: Final = b"X\x8d"
 _BYTEARRAY: Final = 0x96
@@ -267,23 +280,37 @@ def _run_of(kinds: int) -> re.Pattern[bytes]:
     return re.compile(b"(?:" + b"|".join([_HARMLESS, _FRAME, *patterns]) + b")*+", re.DOTALL)
 
 
-def _scan(data: bytes) -> int:
-    """Return the kinds of opcodes in *data*, or refuse it for those that trickle's far end does not write."""
+def _scan(data: bytes, most: int | None = None) -> int:
+    """Return the kinds of opcodes in *data*, or refuse it for those that trickle's far end does not write.
+
+    Also if it would make more than *most* bytes of objects, if that is given.
+    """
     if data[:2] not in (b"\x80\x04", b"\x80\x05"):
         raise _Refused("it is not a pickle of protocol 4 or 5")
     found = 0
     position = 2
+    making = []
     while True:
-        position = _run_of(found).match(data, position).end()  # type: ignore[union-attr]
+        start, position = position, _run_of(found).match(data, position).end()  # type: ignore[union-attr]
+        if most is not None:
+            making.append(data[start:position].translate(None, _MAKES_NOTHING))
         opcode = data[position] if position < len(data) else -1
         if opcode in _KIND_OF:
             found |= _KIND_OF[opcode]
         elif opcode == _STOP and position == len(data) - 1:
-            return found
+            break
         else:
             start, position = position, _skip_long(data, position)
             if opcode in _LONGS or position - start > LONG_TEXT:
                 found |= _COSTLY
+    if most is not None and _size_made(b"".join(making)) > most:
+        raise _Refused("it would take too much memory")
+    return found
+
+
+def _size_made(opcodes: bytes) -> int:
+    """Return how many bytes of objects *opcodes* make, at least."""
+    return sum(size * opcodes.count(opcode) for opcode, size in _MADE.items())
 
 
 def _skip_long(data: bytes, start: int) -> int:

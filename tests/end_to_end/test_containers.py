@@ -383,8 +383,21 @@ def _processes_of(container: str) -> Iterator[Path]:
                 yield process
 
 
-async def test_a_container_that_never_has_enough_memory_is_named(engine: Engine) -> None:
-    error = await error_of(fresh(engine, None, "--memory", "8m", "--memory-swap", "8m"))
+HOARDER = """#!/usr/bin/python3
+import os, sys
+hoard = b"x" * 2**27
+os.execv("/usr/bin/python3", ["python3"] + sys.argv[1:])
+"""
+
+
+async def test_a_container_that_never_has_enough_memory_is_named(engine: Engine, shared: Path) -> None:
+    hoarder = shared / "python"  # what a Python itself takes depends on what others share with it
+    hoarder.write_text(HOARDER)
+    hoarder.chmod(0o755)
+
+    error = await error_of(
+        fresh(engine, shared, "--memory", "32m", "--memory-swap", "32m", python=f"{HERE}/{hoarder.name}")
+    )
 
     assert error.reason in ("killed", "out of memory"), str(error)
     assert engine.containers() == set()

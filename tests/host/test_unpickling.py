@@ -23,7 +23,7 @@ import uuid
 import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import attrs
 import pytest
@@ -821,6 +821,40 @@ def test_full_trust_says_what_it_cannot_read() -> None:
         loads(data, host="web1", full_trust=True)
 
 
+# What is weighed before it is made
+
+WEIGHED = {
+    "sets": b"](" + b"\x8f" * 7_000_000 + b"e",
+    "sets between texts": b"](" + (b"\x8f" * 60 + b"\x8c\x32" + b"\x8f" * 50) * 70_000 + b"e",
+    "frozensets": b"](" + b"(N\x91" * 2_000_000 + b"e",
+    "dictionaries": b"](" + b"}" * 7_000_000 + b"e",
+    "lists": b"]" * 7_000_000 + b"a" * 6_999_999,
+    "tuples": b"N" + b"\x85" * 7_000_000,
+    "pairs": b"](" + b"NN\x86" * 4_000_000 + b"e",
+    "triples": b"](" + b"NNN\x87" * 7_000_000 + b"e",
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHED)
+def test_what_would_take_too_much_memory_is_refused_before_it_is_made(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(data: bytes) -> NoReturn:
+        pytest.fail("it was read")
+
+    monkeypatch.setattr(_unpickling.pickle, "loads", load)
+    monkeypatch.setattr(_unpickling, "_rehearse", lambda *args: None)
+
+    with pytest.raises(trickle.UnsafeResult, match="it would take too much memory"):
+        loads(b"\x80\x04" + WEIGHED[kind] + b".", host="web1")
+
+
+def test_what_texts_are_made_of_does_not_weigh() -> None:
+    values = [b"\x8f" * 50] * 20_000 + [b"]" * 2_000_000]
+
+    assert loads(pickle.dumps(values, 4), host="web1") == values
+
+
 # The fence
 
 
@@ -830,12 +864,12 @@ def test_the_fence_stops_what_is_too_large_and_is_lifted() -> None:
 import resource
 from trickle._fence import memory_fence
 
-limits = resource.getrlimit(resource.RLIMIT_AS)
+limits = resource.getrlimit(resource.RLIMIT_DATA)
 try:
     with memory_fence(64 * 2**20):
         bytearray(128 * 2**20)
 except MemoryError:
-    print("stopped", resource.getrlimit(resource.RLIMIT_AS) == limits, len(bytearray(128 * 2**20)))
+    print("stopped", resource.getrlimit(resource.RLIMIT_DATA) == limits, len(bytearray(128 * 2**20)))
 """)
 
     assert done == f"stopped True {128 * MEBIBYTE}\n"
@@ -850,17 +884,53 @@ def in_a_fresh_process(script: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
+def test_what_is_reserved_for_other_threads_counts_as_well() -> None:
+    script = """
+import threading
+from pathlib import Path
+from trickle._fence import memory_fence
+
+def status(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field)) // 1024
+
+def work():
+    kept = [bytearray(5000) for _ in range(100)]
+    started.wait()
+    ended.wait()
+
+started, ended = threading.Barrier(17), threading.Event()
+for _ in range(16):
+    threading.Thread(target=work, daemon=True).start()
+started.wait()
+Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+made = []
+try:
+    with memory_fence(64 * 2**20):
+        while True:
+            made.append(set())
+except MemoryError:
+    made.clear()
+print(status("VmHWM") - before)
+ended.set()
+"""
+    grown = in_a_fresh_process(script)
+
+    assert int(grown) < 96
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
 def test_fences_nest() -> None:
-    limits = resource.getrlimit(resource.RLIMIT_AS)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
 
     with memory_fence(256 * MEBIBYTE):
-        outer = resource.getrlimit(resource.RLIMIT_AS)
+        outer = resource.getrlimit(resource.RLIMIT_DATA)
         with memory_fence(1024 * MEBIBYTE):
-            inner = resource.getrlimit(resource.RLIMIT_AS)
-        after = resource.getrlimit(resource.RLIMIT_AS)
+            inner = resource.getrlimit(resource.RLIMIT_DATA)
+        after = resource.getrlimit(resource.RLIMIT_DATA)
 
     assert outer == inner == after != limits
-    assert resource.getrlimit(resource.RLIMIT_AS) == limits
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
@@ -879,7 +949,7 @@ def other():
         bytearray(128 * 2**20)
     except MemoryError:
         said.append("MemoryError")
-    code = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)"
+    code = "import resource; print(resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY)"
     said.append(subprocess.check_output([sys.executable, "-c", code], text=True).strip())
     tried.set()
 

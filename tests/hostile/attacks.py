@@ -180,7 +180,6 @@ BOMBS: Mapping[str, bytes] = {
     "nothing at all": b"",
     "noise": bytes(range(256)) * 64,
     "half of a pickle": pickle.dumps([{"a": 1}] * 100, 4)[:-20],
-    # more than a process that has run for long has freed, and can take again without growing
     "empty sets by the million": pickled(b"](" + b"\x8f" * 7 * MEBIBYTE + b"e"),
     **{name: pickled(body) for name, body in COSTLY.items()},
 }
