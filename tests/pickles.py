@@ -71,6 +71,7 @@ COSTLY = {
     "tuples that collide": set_of(b"".join(number + b"\x85" for number in COLLIDING)),
     "frozensets that collide": set_of(b"".join(b"(" + number + b"\x91" for number in COLLIDING)),
     "decimals that collide": DECIMAL + set_of(b"".join(get(0) + digits + b"\x85R" for digits in COLLIDING_TEXTS)),
+    "large integers beside a tuple and a key": b"(](" + (b"\x8a\x20" + b"\x77" * 32) * 60_000 + b"eNN\x86}(NNut",
     "many counters of a dict": COUNTER + LONG_DICT + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",
     "many bytearrays of bytes": BYTEARRAY + LONG_BYTES + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",
     "a list that doubles": b"](Ne\x94" + NOTHING_REPLACED + b"\x940" + (get(0) + get(1) + get(0) + b"s0") * 50 + b"N",

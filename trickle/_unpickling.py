@@ -56,6 +56,8 @@ TIME_PER_BYTE: Final = 20
 REHEARSAL_PER_BYTE: Final = 20  # of that, if there is one
 KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another value that stands for itself there
 TUPLE_TIME: Final = 400  # of any other tuple in one
+STOP_TIME: Final = 1000  # of an opcode that is looked at by itself in one: a frozenset, a large integer, a long text
+EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one that is there already
 PATIENCE: Final = 50  # times as long may it take in a process that has no loop to be held up
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
 ENTRY_WORK: Final = 8  # for an entry of a Counter: it is a hundred bytes in memory
@@ -267,7 +269,9 @@ _MADE: Final = {
     b"\x87": sys.getsizeof((0, 0, 0)),  # TUPLE3
 }
 _MAKES_NOTHING: Final = bytes(set(range(256)) - set(b"".join(_MADE)))
-_LONGS: Final = b"\x8a\x8b"
+_SHORT: Final = b"\x8cC"  # SHORT_BINUNICODE, SHORT_BINBYTES
+_LONG1: Final = b"\x8a"
+_LONGS: Final = _LONG1 + b"\x8b"
 _TEXTS: Final = b"X\x8d"
 _BYTEARRAY: Final = 0x96
 _STOP: Final = ord(".")
@@ -289,20 +293,28 @@ def _scan(data: bytes, most: int | None = None) -> int:
         raise _Refused("it is not a pickle of protocol 4 or 5")
     found = 0
     position = 2
+    size = len(data)
     making = []
+    short = _SHORT
+    run = _run_of(found).match
     while True:
-        start, position = position, _run_of(found).match(data, position).end()  # type: ignore[union-attr]
-        if most is not None:
+        start, position = position, run(data, position).end()  # type: ignore[union-attr]
+        if most is not None and position > start:
             making.append(data[start:position].translate(None, _MAKES_NOTHING))
-        opcode = data[position] if position < len(data) else -1
-        if opcode in _KIND_OF:
+        opcode = data[position] if position < size else -1
+        if opcode in short and position + 1 < size:  # and not as short as those that are in runs
+            position += 2 + data[position + 1]
+        elif opcode in _KIND_OF:
             found |= _KIND_OF[opcode]
-        elif opcode == _STOP and position == len(data) - 1:
+            run = _run_of(found).match
+        elif opcode == _STOP and position == size - 1:
             break
         else:
             start, position = position, _skip_long(data, position)
-            if opcode in _LONGS or position - start > LONG_TEXT:
+            if (opcode in _LONGS or position - start > LONG_TEXT) and not found & _COSTLY:
                 found |= _COSTLY
+                short += _LONG1
+                run = _run_of(found).match
     if most is not None and _size_made(b"".join(making)) > most:
         raise _Refused("it would take too much memory")
     return found
@@ -367,6 +379,7 @@ def _with_stand_ins(data: bytes) -> bytes:
         if data[position] == _STOP:
             written.append(data[position:])
             return b"".join(written)
+        _ledger.budget.spend(STOP_TIME)
         if data[position] == _FROZENSET:
             position += 1
             written += (data[start:position], _TUPLE_OF_IT, _ASK)
@@ -510,7 +523,7 @@ class _KeyInteger(int):
 
     def __hash__(self) -> int:
         _ledger.budget.charge(self.weight())
-        _ledger.budget.spend(2 * KEY_TIME)
+        _ledger.budget.spend(KEY_TIME)
         value_hash = int.__hash__(self)
         _ledger.count_collision(self, value_hash)
         return value_hash
@@ -583,6 +596,7 @@ class _RehearsedValue(Exception, metaclass=_RehearsedType):
         return value_hash
 
     def __eq__(self, other: object) -> bool:
+        _ledger.budget.spend(EQUALITY_TIME)
         return bool(self.make() == _original(other))
 
 

@@ -821,6 +821,20 @@ def test_full_trust_says_what_it_cannot_read() -> None:
         loads(data, host="web1", full_trust=True)
 
 
+def test_what_is_looked_at_by_itself_is_counted() -> None:
+    numbers = [2**255 - n for n in range(60_000)]
+
+    reason = refusal(dumps_result([numbers, ("a", "tuple"), {"a": "key"}]))
+
+    assert "hold up every other task" in reason
+
+
+def test_comparisons_of_what_has_the_same_hash_are_counted() -> None:
+    reason = refusal(pickled(COSTLY["decimals that collide"]))
+
+    assert "hold up every other task" in reason
+
+
 # What is weighed before it is made
 
 WEIGHED = {
