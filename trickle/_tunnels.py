@@ -50,14 +50,20 @@ RUN = (
 )
 # Ends containers with the connection's label: those that `ps` lists with the options $2, by the commands `kill` and $3.
 # It looks a second time when there was none: the engine goes on to make one for a client that was killed.
+# A podman that was killed forgets a process that it was about to start a container with, and does not list the files
+# of a container that it was about to make.
 LEFTOVERS = (
-    "for i in 1 2 3 4 5; do c=$($1 ps --quiet --filter label=trickle=$0 $2); case $i$c in"
-    " 1) sleep 1;; 2|3|4|5) exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;"
+    'for i in 1 2 3 4 5; do pkill -9 -P "$(pgrep -d, -f "conmon .* -n trickle-$0 ")";'
+    " c=$($1 ps --quiet --filter label=trickle=$0 $2); case $i$c in"
+    ' 1) sleep 1;; 2|3|4|5) [ "$3" = wait ] || $1 $3 trickle-$0; exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;'
     " esac; done </dev/null >/dev/null 2>&1"
 )
 RUNNING = "--all --filter status=running --filter status=paused"
 # Frames go through the container's stdout, which an engine would keep in a log.
-CREATE_OPTIONS = ("--interactive", "--init", "--log-driver=none", "--label", f"trickle={NONCE}")
+CREATE_OPTIONS = (
+    *("--interactive", "--init", "--log-driver=none"),
+    *("--label", f"trickle={NONCE}", "--name", f"trickle-{NONCE}"),
+)
 
 _HOST = re.compile(r"[^\s\\!'\"`$;&|<>(){}*?#~-][^\s\\!'\"`$;&|<>(){}*?#]*")
 
@@ -172,7 +178,7 @@ class Docker(Tunnel):
     Pulling does not count for ``connect_timeout``.  The container has the label ``trickle``.
 
     Args:
-      name: what the host is called; the engine gives the container a name of its own.
+      name: what the host is called.  The container's own name is ``trickle-`` and 32 hexadecimal digits.
       image: what to run; it needs a Python and, unless ``python=`` is given, ``sh``.
       engine: the program that runs containers: ``"docker"``, or ``"podman"``.
       rm: whether the container is removed when it ends.
