@@ -97,9 +97,10 @@ class Engine:
         """The ids of all that it knows of, running or not."""
         return self.listed()
 
-    def listed(self) -> set[str]:
-        """The same, as its client lists them."""
-        return set(self.run("ps", "--all", "--quiet", "--no-trunc").split())
+    def listed(self, *filters: str) -> set[str]:
+        """The same, as its client lists them, or those that pass all *filters*."""
+        words = (word for each in filters for word in ("--filter", each))
+        return set(self.run("ps", "--all", "--quiet", "--no-trunc", *words).split())
 
     def monitors(self) -> list[str]:
         """The command lines of podman's processes that look after a container of this engine."""

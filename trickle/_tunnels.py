@@ -55,7 +55,8 @@ RUN = (
 LEFTOVERS = (
     'for i in 1 2 3 4 5; do pkill -9 -P "$(pgrep -d, -f "conmon .* -n trickle-$0 ")";'
     " c=$($1 ps --quiet --filter label=trickle=$0 $2); case $i$c in"
-    ' 1) sleep 1;; 2|3|4|5) [ "$3" = wait ] || $1 $3 trickle-$0; exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;'
+    " 1) sleep 1;; 2|3|4|5) c=$($1 ps --all --quiet --filter label=trickle=$0);"
+    ' [ "$c" ] || $1 rm --force --volumes trickle-$0; exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;'
     " esac; done </dev/null >/dev/null 2>&1"
 )
 RUNNING = "--all --filter status=running --filter status=paused"
