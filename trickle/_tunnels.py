@@ -53,7 +53,7 @@ RUN = (
 # A podman that was killed forgets a process that it was about to start a container with, and does not list the files
 # of a container that it was about to make.
 LEFTOVERS = (
-    'for i in 1 2 3 4 5; do pkill -9 -P "$(pgrep -d, -f "conmon .* -n trickle-$0 ")";'
+    'for i in 1 2 3 4 5; do c=$(pgrep -d, -f "conmon .* -n trickle-$0 ") && pkill -9 -P $c;'
     " c=$($1 ps --quiet --filter label=trickle=$0 $2); case $i$c in"
     " 1) sleep 1;; 2|3|4|5) c=$($1 ps --all --quiet --filter label=trickle=$0);"
     ' [ "$c" ] || $1 rm --force --volumes trickle-$0; exit;; *) $1 kill $c; $1 $3 $c || sleep 1;;'

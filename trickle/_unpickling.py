@@ -230,19 +230,21 @@ def _of_length(opcode: bytes, lengths: range) -> bytes:
 
 
 # Opcodes are told in Lib/pickletools.py.  Possessive, because there is only one way to read a pickle.
-_HARMLESS: Final = b"|".join(
+_WITH_ARGUMENT: Final = b"|".join(
     (
-        rb"[N\x88\x89\])(\x94aeR\x81\x9201}\x8f]++",  # None, booleans, [], (), {}, MARK, MEMOIZE, REDUCE...
         rb"[Kh].|M..|[Jj].{4}|G.{8}",  # integers, BINGET, LONG_BINGET, floats
         _of_length(b"\x8c", range(48)),  # SHORT_BINUNICODE; longer ones are rare enough to be skipped singly
         _of_length(b"C", range(48)),  # SHORT_BINBYTES
         _of_length(b"\x8a", range(9)),  # LONG1: integers within 64 bits
     )
 )
+# None, booleans, [], (), {}, MARK, MEMOIZE, REDUCE...
+_HARMLESS: Final = rb"[N\x88\x89\])(\x94aeR\x81\x9201}\x8f]++|" + _WITH_ARGUMENT
+_LARGE_INTEGER: Final = _of_length(b"\x8a", range(9, 32))  # LONG1
 _FRAME: Final = rb"\x95.{8}"
 _PATTERNS: Final = {
     _KEYS: rb"[su\x90\x91]++",  # SETITEM, SETITEMS, ADDITEMS, FROZENSET
-    _COSTLY: rb"[t\x85\x86\x87]++|" + _of_length(b"\x8a", range(9, 32)),  # TUPLE, TUPLE1-3, LONG1
+    _COSTLY: rb"[t\x85\x86\x87]++|" + _LARGE_INTEGER,  # TUPLE, TUPLE1-3
     _CLASSES: rb"\x93",  # STACK_GLOBAL
     _STATES: rb"b",  # BUILD
 }
@@ -291,44 +293,69 @@ def _scan(data: bytes, most: int | None = None) -> int:
     """
     if data[:2] not in (b"\x80\x04", b"\x80\x05"):
         raise _Refused("it is not a pickle of protocol 4 or 5")
-    found = 0
-    position = 2
-    size = len(data)
-    making = []
-    short = _SHORT
-    run = _run_of(found).match
+    found, looked_for = 0, -1
+    position, size = 2, len(data)
+    runs = []
     while True:
+        if found != looked_for:
+            looked_for, run = found, _run_of(found).match
+            short = _SHORT + _LONG1 if found & _COSTLY else _SHORT
         start, position = position, run(data, position).end()  # type: ignore[union-attr]
         if most is not None and position > start:
-            making.append(data[start:position].translate(None, _MAKES_NOTHING))
-        opcode = data[position] if position < size else -1
-        if opcode in short and position + 1 < size:  # and not as short as those that are in runs
+            runs.append((start, position))
+        if position >= size - 1:
+            if position == size - 1 and data[position] == _STOP:
+                break
+            raise _Refused("it is cut off")
+        opcode = data[position]
+        if opcode in short:  # and not as short as those that are in runs
             position += 2 + data[position + 1]
         elif opcode in _KIND_OF:
             found |= _KIND_OF[opcode]
-            run = _run_of(found).match
-        elif opcode == _STOP and position == size - 1:
-            break
         else:
             start, position = position, _skip_long(data, position)
-            if (opcode in _LONGS or position - start > LONG_TEXT) and not found & _COSTLY:
+            if opcode in _LONGS or position - start > LONG_TEXT:
                 found |= _COSTLY
-                short += _LONG1
-                run = _run_of(found).match
-    if most is not None and _size_made(b"".join(making)) > most:
+    if most is not None and _makes_more(data, runs, most):
         raise _Refused("it would take too much memory")
     return found
 
 
+def _makes_more(data: bytes, runs: list[tuple[int, int]], most: int) -> bool:
+    """Return whether *runs* of opcodes in *data* make more than *most* bytes of objects."""
+    looks_like = b"".join(data[start:end].translate(None, _MAKES_NOTHING) for start, end in runs)
+    if _size_made(looks_like) <= most:
+        return False
+    made = 0  # by opcodes; there may be such bytes in the arguments of others
+    some, making = _some(), _making()
+    for position, end in runs:
+        while position < end:
+            start, position = position, some.match(data, position, end).end()  # type: ignore[union-attr]
+            made += _size_made(b"".join(making.findall(data, start, position)))
+            if made > most:
+                return True
+    return False
+
+
 def _size_made(opcodes: bytes) -> int:
-    """Return how many bytes of objects *opcodes* make, at least."""
     return sum(size * opcodes.count(opcode) for opcode, size in _MADE.items())
+
+
+@functools.cache
+def _some() -> re.Pattern[bytes]:
+    """Return a pattern for some thousands of the opcodes that are in runs."""
+    return re.compile(b"(?:" + b"|".join([_HARMLESS, _FRAME, *_PATTERNS.values()]) + b"){1,50000}+", re.DOTALL)
+
+
+@functools.cache
+def _making() -> re.Pattern[bytes]:
+    """Return a pattern for opcodes that are in runs, with a group for those of `_MADE`."""
+    others = b"|".join([rb"[N\x88\x89)(\x94aeR\x81\x9201sut\x90\x93b]++", _WITH_ARGUMENT, _LARGE_INTEGER, _FRAME])
+    return re.compile(b"([" + re.escape(b"".join(_MADE)) + b"]++)|(?:" + others + b")++", re.DOTALL)
 
 
 def _skip_long(data: bytes, start: int) -> int:
     """Return where the opcode at *start*, which is one with a length, ends."""
-    if start >= len(data):
-        raise _Refused("it is cut off")
     width = _LENGTH_BYTES.get(data[start])
     if width is None:
         raise _Refused(f"it has a byte {data[start]:#04x} where no pickle of trickle's has one")

@@ -840,6 +840,7 @@ def test_comparisons_of_what_has_the_same_hash_are_counted() -> None:
 WEIGHED = {
     "sets": b"](" + b"\x8f" * 7_000_000 + b"e",
     "sets between texts": b"](" + (b"\x8f" * 60 + b"\x8c\x32" + b"\x8f" * 50) * 70_000 + b"e",
+    "sets between integers": b"](" + b"K\x01\x8f" * 2_000_000 + b"e",
     "frozensets": b"](" + b"(N\x91" * 2_000_000 + b"e",
     "dictionaries": b"](" + b"}" * 7_000_000 + b"e",
     "lists": b"]" * 7_000_000 + b"a" * 6_999_999,
@@ -863,10 +864,18 @@ def test_what_would_take_too_much_memory_is_refused_before_it_is_made(
         loads(b"\x80\x04" + WEIGHED[kind] + b".", host="web1")
 
 
-def test_what_texts_are_made_of_does_not_weigh() -> None:
-    values = [b"\x8f" * 50] * 20_000 + [b"]" * 2_000_000]
+@pytest.mark.parametrize("text", ["\u2591" * 12, "\u2591" * 60, "\u044f", "{[]}" * 10, "\u042f[]" * 3])
+def test_bytes_of_texts_do_not_weigh(text: str) -> None:
+    values = [text + str(n % 10) for n in range(3_000_000 // len(text.encode()))]  # each one a text of its own
 
-    assert loads(pickle.dumps(values, 4), host="web1") == values
+    assert loads(dumps_result(values[:300_000]), host="web1") == values[:300_000]
+
+
+@pytest.mark.parametrize("body", [b"", b"]", b"\x8c", b"\x8c\x40x", b"\x8c\x05x", b"X\x00\x01\x00\x00x", b"]." + b"N"])
+def test_what_is_cut_off_is_said_to_be(body: bytes) -> None:
+    reason = refusal(b"\x80\x04" + body)
+
+    assert "it is cut off" in reason or "where no pickle of trickle's has one" in reason
 
 
 # The fence
