@@ -38,7 +38,8 @@ SSH_ELSEWHERE = ("-o", "IgnoreUnknown=*")
 
 # Pulls an image that the engine $1 does not have (87: it could not be pulled), creates a container and starts it.
 # While it pulls, it says so every second: once nobody is there to hear that, all of this process group ends.  `run`
-# would do the rest in one, but dies of a warning that nobody hears, and leaves what it has created.
+# would do the rest in one, but dies of a warning that nobody hears, and leaves what it has created.  It starts it from a
+# directory where podman's conmon can leave no file: it notes there that memory ran out.
 RUN = (
     '$1 image inspect "$2" >/dev/null 2>&1 </dev/null || {'
     ' p="trickle $0 preparing to run $2: pulling it"; echo "$p" >&2;'
@@ -46,7 +47,8 @@ RUN = (
     ' $1 pull "$2" >&2 || exit 87; };'
     ' echo "trickle $0 prepared" >&2; e=$1; shift 2;'
     ' c=$($e create "$@" 2>&1 </dev/null) || { s=$?; echo "$c" >&2; exit $s; };'
-    " for c in $c; do :; done; exec $e start --attach --interactive --detach-keys= $c"
+    " for c in $c; do :; done; case $e in /*) cd /proc;; */*) ;; *) cd /proc;; esac 2>/dev/null;"
+    " exec $e start --attach --interactive --detach-keys= $c"
 )
 # Ends containers with the connection's label: those that `ps` lists with the options $2, by the commands `kill` and $3.
 # It looks a second time when there was none: the engine goes on to make one for a client that was killed.

@@ -390,7 +390,12 @@ os.execv("/usr/bin/python3", ["python3"] + sys.argv[1:])
 """
 
 
-async def test_a_container_that_never_has_enough_memory_is_named(engine: Engine, shared: Path) -> None:
+async def test_a_container_that_never_has_enough_memory_is_named(
+    engine: Engine, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     hoarder = shared / "python"  # what a Python itself takes depends on what others share with it
     hoarder.write_text(HOARDER)
     hoarder.chmod(0o755)
@@ -401,6 +406,7 @@ async def test_a_container_that_never_has_enough_memory_is_named(engine: Engine,
 
     assert error.reason in ("killed", "out of memory"), str(error)
     assert engine.containers() == set()
+    assert list(here.iterdir()) == []  # where podman's conmon would note it
 
 
 # ---- clients, controllers and engines that die
