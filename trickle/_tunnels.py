@@ -38,8 +38,8 @@ SSH_ELSEWHERE = ("-o", "IgnoreUnknown=*")
 
 # Pulls an image that the engine $1 does not have (87: it could not be pulled), creates a container and starts it.
 # While it pulls, it says so every second: once nobody is there to hear that, all of this process group ends.  `run`
-# would do the rest in one, but dies of a warning that nobody hears, and leaves what it has created.  It starts it from a
-# directory where podman's conmon can leave no file: it notes there that memory ran out.
+# would do the rest in one, but dies of a warning that nobody hears, and leaves what it has created.  It is started from
+# a directory where podman's conmon can leave no file: it notes there that memory ran out.
 RUN = (
     '$1 image inspect "$2" >/dev/null 2>&1 </dev/null || {'
     ' p="trickle $0 preparing to run $2: pulling it"; echo "$p" >&2;'
