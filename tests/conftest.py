@@ -8,6 +8,7 @@ import functools
 import inspect
 import io
 import shutil
+import signal
 import tempfile
 import time
 import uuid
@@ -27,6 +28,21 @@ from tests.sshd import Sshd
 HANG = 120.0  # seconds: a test that may take longer is marked ``takes``; turns a hang into a failure that says where
 TESTS = Path(__file__).parent
 AUDITED = (TESTS / "end_to_end", TESTS / "host")
+
+
+def pytest_configure() -> None:
+    """Let what tests start get a terminal's signals, also where a shell has us ignore them, in the background."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGQUIT, _ignore),
+        (signal.SIGHUP, _ignore),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)  # unlike SIG_IGN, programs that are started do not inherit it
+
+
+def _ignore(number: int, frame: object) -> None:
+    pass
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -611,9 +611,9 @@ async def test_ctrl_c_ends_the_container_and_is_one_keyboard_interrupt(engine: E
         os.close(slave)
         await file_appears(shared / "pids")
         os.write(master, b"\x03")  # the terminal makes it a SIGINT to the whole foreground group
-        await trio.to_thread.run_sync(process.wait)
+        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         left = engine.containers()
-        said = await trio.to_thread.run_sync(_read_all, master)
+        said = await trio.to_thread.run_sync(_read_all, master, abandon_on_cancel=True)
     os.close(master)
 
     assert left == set()

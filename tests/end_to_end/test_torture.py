@@ -251,7 +251,7 @@ async def test_ctrl_c_in_a_terminal_ends_everything_cleanly(tmp_path: Path) -> N
         pids = [int(pid) for pid in (await file_appears(tmp_path / "pids")).split()]
         os.write(master, b"\x03")  # the terminal makes it a SIGINT to the whole foreground group
         await process.wait()
-        said = await trio.to_thread.run_sync(_read_all, master)
+        said = await trio.to_thread.run_sync(_read_all, master, abandon_on_cancel=True)
     finally:
         os.close(master)
 

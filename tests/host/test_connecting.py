@@ -359,7 +359,7 @@ async def test_a_silent_controller_is_noticed_by_the_agent(tmp_path: Path) -> No
     process.stdin.flush()
     started = time.monotonic()
 
-    status = await trio.to_thread.run_sync(process.wait)
+    status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
 
     assert status == 70
     assert time.monotonic() - started >= 1.0
