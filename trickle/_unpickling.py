@@ -58,12 +58,13 @@ KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another v
 TUPLE_TIME: Final = 400  # of any other tuple in one
 STOP_TIME: Final = 1000  # of an opcode that is looked at by itself in one: a frozenset, a large integer, a long text
 EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one that is there already
+COLLISION_TIME: Final = 150  # of a key with each other one that has the same hash
+COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
 PATIENCE: Final = 50  # times as long may it take in a process that has no loop to be held up
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
 ENTRY_WORK: Final = 8  # for an entry of a Counter: it is a hundred bytes in memory
 MAX_DEPTH: Final = 100  # of tuples in a key
 SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
-MAX_COLLISIONS: Final = 1000  # of keys with the same hash, by pure chance there are none
 MAX_NESTABLE: Final = 10_000  # deques and defaultdicts: nested ones overflow the stack when they are freed
 MAX_BITS: Final = 16 * 1024  # of an integer in a fraction or range: their arithmetic is quadratic
 MAX_DIGITS: Final = 16 * 1024
@@ -238,22 +239,17 @@ _WITH_ARGUMENT: Final = b"|".join(
         _of_length(b"\x8a", range(9)),  # LONG1: integers within 64 bits
     )
 )
-# None, booleans, [], (), {}, MARK, MEMOIZE, REDUCE...
-_HARMLESS: Final = rb"[N\x88\x89\])(\x94aeR\x81\x9201}\x8f]++|" + _WITH_ARGUMENT
-_LARGE_INTEGER: Final = _of_length(b"\x8a", range(9, 32))  # LONG1
+_LARGE_INTEGER: Final = _of_length(b"\x8a", range(9, 34))  # LONG1: hashes and keys of 256 bits are among them
 _FRAME: Final = rb"\x95.{8}"
-_PATTERNS: Final = {
-    _KEYS: rb"[su\x90\x91]++",  # SETITEM, SETITEMS, ADDITEMS, FROZENSET
-    _COSTLY: rb"[t\x85\x86\x87]++|" + _LARGE_INTEGER,  # TUPLE, TUPLE1-3
-    _CLASSES: rb"\x93",  # STACK_GLOBAL
-    _STATES: rb"b",  # BUILD
+# Those without arguments.
+_HARMLESS: Final = b"N\x88\x89])(\x94aeR\x81\x9201}\x8f"  # None, booleans, [], (), MARK, MEMOIZE, REDUCE...
+_WITHOUT_ARGUMENT: Final = {
+    _KEYS: b"su\x90\x91",  # SETITEM, SETITEMS, ADDITEMS, FROZENSET
+    _COSTLY: b"t\x85\x86\x87",  # TUPLE, TUPLE1-3
+    _CLASSES: b"\x93",  # STACK_GLOBAL
+    _STATES: b"b",  # BUILD
 }
-_KIND_OF: Final = {
-    **dict.fromkeys(b"su\x90\x91", _KEYS),
-    **dict.fromkeys(b"t\x85\x86\x87", _COSTLY),
-    ord("\x93"): _CLASSES,
-    ord("b"): _STATES,
-}
+_KIND_OF: Final = {opcode: kind for kind, opcodes in _WITHOUT_ARGUMENT.items() for opcode in opcodes}
 _LENGTH_BYTES: Final = {  # of the opcodes whose arguments are of any length
     **dict.fromkeys(b"\x8cC\x8a", 1),  # SHORT_BINUNICODE, SHORT_BINBYTES, LONG1
     **dict.fromkeys(b"XB\x8b", 4),  # BINUNICODE, BINBYTES, LONG4
@@ -269,6 +265,7 @@ _MADE: Final = {
     b"\x85": sys.getsizeof((0,)),  # TUPLE1
     b"\x86": sys.getsizeof((0, 0)),  # TUPLE2
     b"\x87": sys.getsizeof((0, 0, 0)),  # TUPLE3
+    b"s": sys.getsizeof({0: 0}) - sys.getsizeof({}),  # SETITEM: no pickler of ours has two for a dictionary
 }
 _MAKES_NOTHING: Final = bytes(set(range(256)) - set(b"".join(_MADE)))
 _SHORT: Final = b"\x8cC"  # SHORT_BINUNICODE, SHORT_BINBYTES
@@ -280,10 +277,24 @@ _STOP: Final = ord(".")
 
 
 @functools.cache  # compiling one takes milliseconds, and most programs meet three
-def _run_of(kinds: int) -> re.Pattern[bytes]:
+def _run_of(kinds: int, most: bytes = b"*+") -> re.Pattern[bytes]:
     """Return a pattern for as many opcodes as there are that are harmless or of these *kinds*."""
-    patterns = [pattern for kind, pattern in _PATTERNS.items() if kind & kinds]
-    return re.compile(b"(?:" + b"|".join([_HARMLESS, _FRAME, *patterns]) + b")*+", re.DOTALL)
+    return re.compile(b"(?:" + _one_of(kinds) + b")" + most, re.DOTALL)
+
+
+def _one_of(kinds: int, but: bytes = b"") -> bytes:
+    """Return a pattern for some opcodes that are harmless or of these *kinds*, and for none of those in *but*."""
+    simple = _HARMLESS + b"".join(opcodes for kind, opcodes in _WITHOUT_ARGUMENT.items() if kind & kinds)
+    patterns = [_any_of(simple.translate(None, but)) + b"++", _WITH_ARGUMENT, _FRAME]
+    return b"|".join([*patterns, _LARGE_INTEGER] if kinds & _COSTLY else patterns)
+
+
+def _any_of(opcodes: bytes) -> bytes:
+    return b"[" + re.escape(opcodes) + b"]"
+
+
+_ALL_KINDS: Final = _KEYS | _COSTLY | _CLASSES | _STATES
+_SOME: Final = b"{0,50000}+"  # opcodes, or runs of such without arguments
 
 
 def _scan(data: bytes, most: int | None = None) -> int:
@@ -327,7 +338,7 @@ def _makes_more(data: bytes, runs: list[tuple[int, int]], most: int) -> bool:
     if _size_made(looks_like) <= most:
         return False
     made = 0  # by opcodes; there may be such bytes in the arguments of others
-    some, making = _some(), _making()
+    some, making = _run_of(_ALL_KINDS, _SOME), _making()
     for position, end in runs:
         while position < end:
             start, position = position, some.match(data, position, end).end()  # type: ignore[union-attr]
@@ -342,16 +353,10 @@ def _size_made(opcodes: bytes) -> int:
 
 
 @functools.cache
-def _some() -> re.Pattern[bytes]:
-    """Return a pattern for some thousands of the opcodes that are in runs."""
-    return re.compile(b"(?:" + b"|".join([_HARMLESS, _FRAME, *_PATTERNS.values()]) + b"){1,50000}+", re.DOTALL)
-
-
-@functools.cache
 def _making() -> re.Pattern[bytes]:
     """Return a pattern for opcodes that are in runs, with a group for those of `_MADE`."""
-    others = b"|".join([rb"[N\x88\x89)(\x94aeR\x81\x9201sut\x90\x93b]++", _WITH_ARGUMENT, _LARGE_INTEGER, _FRAME])
-    return re.compile(b"([" + re.escape(b"".join(_MADE)) + b"]++)|(?:" + others + b")++", re.DOTALL)
+    made = b"".join(_MADE)
+    return re.compile(b"(" + _any_of(made) + b"++)|(?:" + _one_of(_ALL_KINDS, made) + b")++", re.DOTALL)
 
 
 def _skip_long(data: bytes, start: int) -> int:
@@ -373,26 +378,25 @@ def _skip_long(data: bytes, start: int) -> int:
 
 @functools.cache
 def _pieces() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
-    """Return patterns for opcodes up to one that makes a tuple, for such a piece or the rest, and for many."""
-    makes_tuple = rb"[t\x85\x86\x87]"
-    others = b"(?:" + b"|".join([_HARMLESS, _FRAME, rb"[su\x90\x93b]++"]) + b")"
-    piece = others + b"*+" + makes_tuple
+    """Return patterns for opcodes up to one that is costly as a key, for such a piece or the rest, and for some."""
+    tuples = _WITHOUT_ARGUMENT[_COSTLY]
+    costly = _any_of(tuples + _FROZENSET) + b"|" + _LARGE_INTEGER
+    others = b"(?:" + _one_of(_ALL_KINDS & ~_COSTLY, _FROZENSET) + b")"
+    piece = others + b"*+(?:" + costly + b")"
     return (
         re.compile(piece, re.DOTALL),
         re.compile(piece + b"|" + others + b"++", re.DOTALL),
-        re.compile(b"(?:" + others + b"|" + makes_tuple + b")*+", re.DOTALL),
+        re.compile(b"(?:" + others + b"|" + costly + b")" + _SOME, re.DOTALL),
     )
 
 
+_FROZENSET: Final = b"\x91"
 _ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
-_FROZENSET: Final = 0x91
-_TUPLE_OF_IT: Final = b"\x85"
-_CALL_IT: Final = b"\x85R"
 
 
 def _with_stand_ins(data: bytes) -> bytes:
     """Return *data*, which has been scanned, with requests for stand-ins for what is costly as a key."""
-    up_to_tuple, piece, run = _pieces()
+    up_to_costly, piece, run = _pieces()
     written = [data[:2]]
     position = 2
     while True:
@@ -400,29 +404,19 @@ def _with_stand_ins(data: bytes) -> bytes:
         pieces = piece.findall(data, position, end)
         _ledger.budget.spend(TUPLE_TIME * len(pieces))
         written.append(_ASK.join(pieces))
-        if pieces and up_to_tuple.fullmatch(pieces[-1]):
+        if pieces and up_to_costly.fullmatch(pieces[-1]):
             written.append(_ASK)
         position, start = end, end
-        if data[position] == _STOP:
+        if position == len(data) - 1:
             written.append(data[position:])
             return b"".join(written)
-        _ledger.budget.spend(STOP_TIME)
-        if data[position] == _FROZENSET:
-            position += 1
-            written += (data[start:position], _TUPLE_OF_IT, _ASK)
-        else:
+        if data[start] in _LENGTH_BYTES:
+            _ledger.budget.spend(STOP_TIME)
             position = _skip_long(data, position)
-            kind = _kind_of_key(data[start], position - start)
-            written += (kind, data[start:position], _CALL_IT) if kind else (data[start:position],)
-
-
-def _kind_of_key(opcode: int, size: int) -> bytes:
-    """Return opcodes for the class that stands in for a value of any length, if it needs one as a key."""
-    if opcode in _LONGS:
-        return b"\x8c\x00\x8c\x07integer\x93"
-    if size <= LONG_TEXT or opcode == _BYTEARRAY:
-        return b""
-    return b"\x8c\x00\x8c\x04text\x93" if opcode in _TEXTS else b"\x8c\x00\x8c\x05bytes\x93"
+            written.append(data[start:position])
+            most = 10 if data[start] in _LONGS else LONG_TEXT
+            if position - start > most and data[start] != _BYTEARRAY:
+                written.append(_ASK)
 
 
 class _Budget:
@@ -482,7 +476,7 @@ class _Ledger:
         self.budget = budget
         self._known: dict[int, _Known] = {}
         self._by_hash: dict[int, object] = {}
-        self._collisions = 0
+        self._others: dict[int, list[object]] = {}  # with the same hash as one of these
         self._depth = 0
 
     def hash_tuple(self, value: tuple[Any, ...]) -> int:
@@ -490,7 +484,7 @@ class _Ledger:
         if len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
             self.budget.charge(len(value))
             value_hash = tuple.__hash__(value)
-            self.count_collision(value, value_hash)
+            self.count_collision(value, value_hash, len(value))
             return value_hash
         known = self._known.get(id(value)) or self._look_into(value)
         self.budget.charge(known.weight)
@@ -517,15 +511,16 @@ class _Ledger:
         self.budget.charge(weight)
         known = _Known(value, tuple.__hash__(value), weight, depth + 1)
         self._known[id(value)] = known
-        self.count_collision(value, known.hash)
+        self.count_collision(value, known.hash, weight)
         return known
 
-    def count_collision(self, value: object, value_hash: int) -> None:
+    def count_collision(self, value: object, value_hash: int, weight: int) -> None:
         first = self._by_hash.setdefault(value_hash, value)
         if first is not value and first != value:
-            self._collisions += 1
-            if self._collisions > MAX_COLLISIONS:
-                raise _Refused("it has too many keys with the same hash")
+            others = self._others.setdefault(value_hash, [])
+            self.budget.spend((COLLISION_TIME + COLLISION_WEIGHT_TIME * weight) * (len(others) + 1))
+            if value not in others:
+                others.append(value)
 
 
 _ledger = _Ledger(_Budget(0, 0))  # of the rehearsal that is on; there is one at a time, see _exclusively
@@ -549,10 +544,11 @@ class _KeyInteger(int):
         return self.bit_length() // 512
 
     def __hash__(self) -> int:
-        _ledger.budget.charge(self.weight())
+        weight = self.weight()
+        _ledger.budget.charge(weight)
         _ledger.budget.spend(KEY_TIME)
         value_hash = int.__hash__(self)
-        _ledger.count_collision(self, value_hash)
+        _ledger.count_collision(self, value_hash, weight)
         return value_hash
 
 
@@ -562,7 +558,7 @@ class _KeyText(str):
     __slots__ = ()
 
     def weight(self) -> int:
-        return len(self) // 512
+        return len(self) // 256
 
     def __hash__(self) -> int:
         _ledger.budget.charge(self.weight())
@@ -575,7 +571,7 @@ class _KeyBytes(bytes):
     __slots__ = ()
 
     def weight(self) -> int:
-        return len(self) // 512
+        return len(self) // 256
 
     def __hash__(self) -> int:
         _ledger.budget.charge(self.weight())
@@ -583,8 +579,18 @@ class _KeyBytes(bytes):
 
 
 _WEIGHED: Final = frozenset({_KeyInteger, _KeyText, _KeyBytes})
-_KEY_CLASSES: Final = {"integer": _KeyInteger, "text": _KeyText, "bytes": _KeyBytes}
+_STAND_INS: Final[Mapping[type, Callable[[Any], object]]] = {
+    tuple: _KeyTuple,
+    frozenset: lambda value: _KeyTuple((value,)),
+    int: _KeyInteger,
+    str: _KeyText,
+    bytes: _KeyBytes,
+}
 _ORIGINALS: Final[Mapping[type, type]] = {_KeyTuple: tuple, _KeyInteger: int, _KeyText: str, _KeyBytes: bytes}
+
+
+def _stand_in(value: Any) -> object:
+    return _STAND_INS[type(value)](value)
 
 
 def _refuse_state(*args: object) -> NoReturn:
@@ -618,8 +624,9 @@ class _RehearsedValue(Exception, metaclass=_RehearsedType):
     def __hash__(self) -> int:
         value_hash = hash(self.make())
         _ledger.budget.spend(4 * KEY_TIME)
-        _ledger.budget.charge(sum(_size(arg) for arg in self.args) // 64)
-        _ledger.count_collision(self, value_hash)
+        weight = sum(_size(arg) for arg in self.args) // 64
+        _ledger.budget.charge(weight)
+        _ledger.count_collision(self, value_hash, weight)
         return value_hash
 
     def __eq__(self, other: object) -> bool:
@@ -709,7 +716,7 @@ _REHEARSED_FACTORY: Final = _RehearsedSequence()  # not to be called
 class _Rehearsal(pickle.Unpickler):
     """Goes through a pickle without making anything that could do harm."""
 
-    persistent_load = _KeyTuple
+    persistent_load = staticmethod(_stand_in)
 
     def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
         _ledger.budget.spend(REHEARSAL_PER_BYTE * len(data))
@@ -717,8 +724,6 @@ class _Rehearsal(pickle.Unpickler):
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
-        if not module and name in _KEY_CLASSES:
-            return _KEY_CLASSES[name]
         recipe = _RECIPES.get((module, name))
         if recipe is not None:
             return _rehearsed(recipe)
