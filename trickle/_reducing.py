@@ -18,6 +18,7 @@ import trio
 from trickle import _pickling, _unpickling
 from trickle._agent import functions
 from trickle._exceptions import UnsafeResult, WorkerDied
+from trickle._pickle_budget import PATIENCE
 from trickle._settings import CallOptions
 
 GRACE_PERIOD = 5.0  # seconds that an idle process has to end in
@@ -117,9 +118,7 @@ def _reduce(packed: bytes, payload: bytes, host: str, full_trust: bool) -> tuple
         reducers: tuple[Callable[[Any], Any], ...]
         _, (reducers, classes), _ = functions.loads_call(packed)
         allowed = _unpickling.allowed_classes(classes)
-        value = _unpickling.loads(
-            payload, host=host, allowed=allowed, full_trust=full_trust, patience=_unpickling.PATIENCE
-        )
+        value = _unpickling.loads(payload, host=host, allowed=allowed, full_trust=full_trust, patience=PATIENCE)
         for reducer in reducers:
             value = reducer(value)
         return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 from trickle._decoder import MsgpackDecoder
 from trickle._exceptions import RemoteError, UnsafeResult
 from trickle._handshake import KEPT_NOISE, Handshake
+from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS
 from trickle._remote_errors import MAX_TEXT, rebuild_exception
-from trickle._unpickling import _FACTORIES, _RECIPES, _SINGLETONS, allowed_classes, loads
+from trickle._unpickling import allowed_classes, loads
 from trickle._wire import frames
 from trickle._wire.armor import Unarmor
 from trickle._wire.connection import AGENT, CONTROLLER, Connection
@@ -199,7 +200,7 @@ def check_plain(value: object, classes: tuple[type, ...] = ()) -> None:
             waiting += item
             waiting += item.values()
             if cls is collections.defaultdict:
-                assert item.default_factory is None or item.default_factory in _FACTORIES.values()
+                assert item.default_factory is None or item.default_factory in FACTORIES.values()
         elif cls is slice:
             waiting += (item.start, item.stop, item.step)
         elif cls in classes:
@@ -211,7 +212,7 @@ def check_plain(value: object, classes: tuple[type, ...] = ()) -> None:
 
 def _check_opcodes(body: bytes, classes: tuple[type, ...]) -> None:
     """What was read holds no opcode but the harmless, and names no class but those of the table."""
-    names = {*_RECIPES, *_SINGLETONS, *(("builtins", name) for name in _FACTORIES), *allowed_classes(classes)}
+    names = {*RECIPES, *SINGLETONS, *(("builtins", name) for name in FACTORIES), *allowed_classes(classes)}
     may_be = {text for name in names for text in name}
     texts: list[str] = []
     for opcode, argument, _ in pickletools.genops(body):

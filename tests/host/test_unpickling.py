@@ -32,10 +32,11 @@ from hypothesis import strategies as st
 
 import trickle
 from tests.pickles import COSTLY, call, get, global_, integer, pickled, text
-from trickle import _unpickling
+from trickle import _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
-from trickle._unpickling import PATIENCE, allow, allowed_classes, loads
+from trickle._pickle_budget import PATIENCE, Budget
+from trickle._unpickling import allow, allowed_classes, loads
 
 
 def roundtrip(value: object, *classes: type) -> Any:
@@ -549,20 +550,20 @@ def test_how_much_is_gone_through_at_a_time_changes_nothing(some: int, monkeypat
     texts = ["x" * size for size in (1, 47, 48, 300, 5000)]
     numbers = [sign * 2**bits for bits in (1, 60, 70, 250, 299, 4000) for sign in (1, -1)]
     data = dumps_result([texts, numbers, ([], ()), {(1, (2, frozenset(numbers))): b"x" * 5000}, bytearray(5000)])
-    monkeypatch.setattr(_unpickling, "_ledger", _unpickling._Ledger(_unpickling._Budget(len(data), 1)))
-    expected = _unpickling._with_stand_ins(data)
-    monkeypatch.setattr(_unpickling, "_SOME", b"{0,%d}+" % some)
-    _unpickling._pieces.cache_clear()
+    monkeypatch.setattr(_rehearsal, "_ledger", _rehearsal._Ledger(Budget(len(data), 1)))
+    expected = _rehearsal._with_stand_ins(data)
+    monkeypatch.setattr(_rehearsal, "SOME", b"{0,%d}+" % some)
+    _rehearsal._pieces.cache_clear()
     try:
-        assert _unpickling._with_stand_ins(data) == expected
+        assert _rehearsal._with_stand_ins(data) == expected
     finally:
-        _unpickling._pieces.cache_clear()
+        _rehearsal._pieces.cache_clear()
 
 
 def test_the_account_is_forgotten() -> None:
     roundtrip({("x" * 10**5, 1): 2})
 
-    assert _unpickling._ledger._by_hash == {}
+    assert _rehearsal._ledger._by_hash == {}
 
 
 # Classes that the program named
@@ -893,7 +894,7 @@ def test_what_would_take_too_much_memory_is_refused_before_it_is_made(
         pytest.fail("it was read")
 
     monkeypatch.setattr(_unpickling.pickle, "loads", load)
-    monkeypatch.setattr(_unpickling, "_rehearse", lambda *args: None)
+    monkeypatch.setattr(_unpickling, "rehearse", lambda *args: None)
 
     with pytest.raises(trickle.UnsafeResult, match="it would take too much memory"):
         loads(b"\x80\x04" + WEIGHED[kind] + b".", host="web1")

@@ -1,0 +1,379 @@
+"""Read a pickle from a host without making anything that could do harm, and so find out what reading it takes.
+
+It is read with stand-ins in place of tuples, of large integers and texts, and of all that constructors make.
+Needed because hashing cannot be interrupted: 200 kB of nested tuples overflow the stack when they become a key, a tuple
+of two tuples of two tuples and so on takes for ever, integers chosen to collide take quadratic time; stand-ins keep
+account.  And because BUILD and SETITEM reach into whatever object they are given; stand-ins refuse.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, NoReturn
+
+from trickle._pickle_budget import Budget
+from trickle._pickle_scan import (
+    ALL_KINDS,
+    BYTEARRAY,
+    COSTLY,
+    LARGE_INTEGER,
+    LENGTH_BYTES,
+    LONG_TEXT,
+    LONGS,
+    SOME,
+    WITHOUT_ARGUMENT,
+    Refused,
+    any_of,
+    in_one_frame,
+    one_of,
+    skip_long,
+)
+from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Name, Recipe, refusal_of_class
+
+# Nanoseconds: see _pickle_budget.py.
+REHEARSAL_PER_BYTE: Final = 20
+KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another value that stands for itself there
+TUPLE_TIME: Final = 400  # of any other tuple in one
+STOP_TIME: Final = 1000  # of an opcode that is looked at by itself in one: a frozenset, a large integer, a long text
+EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one that is there already
+COLLISION_TIME: Final = 150  # of a key with each other one that has the same hash
+COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
+
+MAX_DEPTH: Final = 100  # of tuples in a key
+SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
+
+
+@functools.cache
+def _pieces() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
+    """Return patterns for opcodes up to one that is costly as a key, for such a piece or the rest, and for some."""
+    tuples = WITHOUT_ARGUMENT[COSTLY]
+    costly = any_of(tuples + _FROZENSET) + b"|" + LARGE_INTEGER
+    others = b"(?:" + one_of(ALL_KINDS & ~COSTLY, _FROZENSET) + b")"
+    piece = others + b"*+(?:" + costly + b")"
+    return (
+        re.compile(piece, re.DOTALL),
+        re.compile(piece + b"|" + others + b"++", re.DOTALL),
+        re.compile(b"(?:" + others + b"|" + costly + b")" + SOME, re.DOTALL),
+    )
+
+
+_FROZENSET: Final = b"\x91"
+_ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
+
+
+def _with_stand_ins(data: bytes) -> bytes:
+    """Return *data*, which has been scanned, with requests for stand-ins for what is costly as a key."""
+    up_to_costly, piece, run = _pieces()
+    written = [data[:2]]
+    position = 2
+    while True:
+        end = run.match(data, position).end()  # type: ignore[union-attr]
+        pieces = piece.findall(data, position, end)
+        _ledger.budget.spend(TUPLE_TIME * len(pieces))
+        written.append(_ASK.join(pieces))
+        if pieces and up_to_costly.fullmatch(pieces[-1]):
+            written.append(_ASK)
+        position, start = end, end
+        if position == len(data) - 1:
+            written.append(data[position:])
+            return b"".join(written)
+        if data[start] in LENGTH_BYTES:
+            _ledger.budget.spend(STOP_TIME)
+            position = skip_long(data, position)
+            written.append(data[start:position])
+            most = 10 if data[start] in LONGS else LONG_TEXT
+            if position - start > most and data[start] != BYTEARRAY:
+                written.append(_ASK)
+
+
+class _Known(NamedTuple):
+    """What is known of a tuple that was hashed."""
+
+    value: tuple[Any, ...]  # kept, so that no other gets its id()
+    hash: int
+    weight: int  # how much there is to hash
+    depth: int
+
+
+_FLAT_ITEMS: Final = frozenset({type(None), bool, int, float, str, bytes})  # the long ones have stand-ins
+
+
+class _Ledger:
+    """Keeps account of what is hashed in one rehearsal."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._known: dict[int, _Known] = {}
+        self._by_hash: dict[int, object] = {}
+        self._others: dict[int, list[object]] = {}  # with the same hash as one of these
+        self._depth = 0
+
+    def hash_tuple(self, value: tuple[Any, ...]) -> int:
+        self.budget.spend(KEY_TIME)
+        if len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
+            self.budget.charge(len(value))
+            value_hash = tuple.__hash__(value)
+            self.count_collision(value, value_hash, len(value))
+            return value_hash
+        known = self._known.get(id(value)) or self._look_into(value)
+        self.budget.charge(known.weight)
+        return known.hash
+
+    def _look_into(self, value: tuple[Any, ...]) -> _Known:
+        weight, depth = 1 + len(value), 0
+        self.budget.spend(2 * KEY_TIME)
+        self._depth += 1
+        for item in value:
+            if type(item) is _KeyTuple:
+                if self._depth > MAX_DEPTH:
+                    raise Refused("it has a key of tuples nested too deeply")
+                known = self._known.get(id(item)) or self._look_into(item)
+                weight += known.weight
+                depth = max(depth, known.depth)
+            elif type(item) is frozenset:
+                weight += len(item)  # to compare two takes as long as that; to hash one does not
+            elif type(item) in _WEIGHED:
+                weight += item.weight()
+        self._depth -= 1
+        if depth >= MAX_DEPTH:
+            raise Refused("it has a key of tuples nested too deeply")
+        self.budget.charge(weight)
+        known = _Known(value, tuple.__hash__(value), weight, depth + 1)
+        self._known[id(value)] = known
+        self.count_collision(value, known.hash, weight)
+        return known
+
+    def count_collision(self, value: object, value_hash: int, weight: int) -> None:
+        first = self._by_hash.setdefault(value_hash, value)
+        if first is not value and first != value:
+            others = self._others.setdefault(value_hash, [])
+            self.budget.spend((COLLISION_TIME + COLLISION_WEIGHT_TIME * weight) * (len(others) + 1))
+            if value not in others:
+                others.append(value)
+
+
+_ledger = _Ledger(Budget(0, 0))  # of the rehearsal that is on; there is one at a time, see _exclusively
+
+
+class _KeyTuple(tuple[Any, ...]):
+    """Stands in for a tuple, or for a frozenset that is its one item."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return _ledger.hash_tuple(self)
+
+
+class _KeyInteger(int):
+    """Stands in for an integer whose hash may have been chosen."""
+
+    __slots__ = ()
+
+    def weight(self) -> int:
+        return self.bit_length() // 512
+
+    def __hash__(self) -> int:
+        weight = self.weight()
+        _ledger.budget.charge(weight)
+        _ledger.budget.spend(KEY_TIME)
+        value_hash = int.__hash__(self)
+        _ledger.count_collision(self, value_hash, weight)
+        return value_hash
+
+
+class _KeyText(str):
+    """Stands in for a long text, which is hashed once and compared often."""
+
+    __slots__ = ()
+
+    def weight(self) -> int:
+        return len(self) // 256
+
+    def __hash__(self) -> int:
+        _ledger.budget.charge(self.weight())
+        return str.__hash__(self)
+
+
+class _KeyBytes(bytes):
+    """Stands in for long bytes, which are hashed once and compared often."""
+
+    __slots__ = ()
+
+    def weight(self) -> int:
+        return len(self) // 256
+
+    def __hash__(self) -> int:
+        _ledger.budget.charge(self.weight())
+        return bytes.__hash__(self)
+
+
+_WEIGHED: Final = frozenset({_KeyInteger, _KeyText, _KeyBytes})
+_STAND_INS: Final[Mapping[type, Callable[[Any], object]]] = {
+    tuple: _KeyTuple,
+    frozenset: lambda value: _KeyTuple((value,)),
+    int: _KeyInteger,
+    str: _KeyText,
+    bytes: _KeyBytes,
+}
+_ORIGINALS: Final[Mapping[type, type]] = {_KeyTuple: tuple, _KeyInteger: int, _KeyText: str, _KeyBytes: bytes}
+
+
+def _stand_in(value: Any) -> object:
+    return _STAND_INS[type(value)](value)
+
+
+def _refuse_state(*args: object) -> NoReturn:
+    raise Refused("it sets the state of an object that has none")
+
+
+class _RehearsedType(type):
+    """Refuses to have its classes changed: they serve every rehearsal."""
+
+    __setstate__ = _refuse_state
+
+
+class _RehearsedValue(Exception, metaclass=_RehearsedType):
+    """Stands in for an immutable value that a constructor makes.  It is made if it becomes a key.
+
+    An exception, because nothing else in Python takes and keeps any arguments as fast.
+    """
+
+    __slots__ = ("value",)
+    __setstate__ = _refuse_state
+    recipe: Recipe
+    value: Any
+
+    def make(self) -> Any:
+        try:
+            return self.value
+        except AttributeError:
+            self.value = self.recipe.make(_ledger.budget, *map(_original, self.args))
+            return self.value
+
+    def __hash__(self) -> int:
+        value_hash = hash(self.make())
+        _ledger.budget.spend(4 * KEY_TIME)
+        weight = sum(_size(arg) for arg in self.args) // 64
+        _ledger.budget.charge(weight)
+        _ledger.count_collision(self, value_hash, weight)
+        return value_hash
+
+    def __eq__(self, other: object) -> bool:
+        _ledger.budget.spend(EQUALITY_TIME)
+        return bool(self.make() == _original(other))
+
+
+def _original(value: Any) -> Any:
+    """Return what *value* stands in for."""
+    if isinstance(value, _RehearsedValue):
+        return value.make()
+    original = _ORIGINALS.get(type(value))
+    return value if original is None else original(value)
+
+
+def _size(value: object) -> int:
+    if isinstance(value, int):
+        return value.bit_length() // 8
+    return len(value) if isinstance(value, str | bytes) else 0
+
+
+class _RehearsedMapping(dict[Any, Any], metaclass=_RehearsedType):
+    """Stands in for what is like a dict and is made by a constructor."""
+
+    __slots__ = ()
+    __setstate__ = _refuse_state
+
+    def __init__(self, *args: object) -> None:
+        """Look at nothing."""
+
+
+class _RehearsedSequence(metaclass=_RehearsedType):
+    """Stands in for what is like a list and is made by a constructor."""
+
+    __slots__ = ()
+    __setstate__ = _refuse_state
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, *args: object) -> None:
+        """Look at nothing."""
+
+    def extend(self, items: object) -> None:
+        """Keep nothing."""
+
+    append = extend
+
+
+class _RehearsedInstance:
+    """Stands in for an instance of a class that the program allowed, which stands whatever it is given."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+    def __setitem__(self, key: object, value: object) -> None:
+        pass
+
+    def extend(self, items: object) -> None:
+        pass
+
+    append = add = extend
+
+
+class _RehearsedClass(metaclass=_RehearsedType):
+    """Stands in for a class that the program allowed.  Is one, because NEWOBJ takes nothing else."""
+
+    __slots__ = ()
+
+    def __new__(cls, *args: object, **kwargs: object) -> _RehearsedInstance:  # type: ignore[misc]
+        return _RehearsedInstance()
+
+
+@functools.cache
+def _rehearsed(recipe: Recipe) -> type:
+    """Return a class whose instances stand in for what *recipe* makes."""
+    if recipe.kind == "mapping":
+        return _RehearsedMapping
+    if recipe.kind == "sequence":
+        return _RehearsedSequence
+    return _RehearsedType("_RehearsedValue", (_RehearsedValue,), {"__slots__": (), "recipe": recipe})
+
+
+_REHEARSED_FACTORY: Final = _RehearsedSequence()  # not to be called
+
+
+class _Rehearsal(pickle.Unpickler):
+    """Goes through a pickle without making anything that could do harm."""
+
+    persistent_load = staticmethod(_stand_in)
+
+    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
+        _ledger.budget.spend(REHEARSAL_PER_BYTE * len(data))
+        super().__init__(io.BytesIO(in_one_frame(_with_stand_ins(data))))
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        recipe = RECIPES.get((module, name))
+        if recipe is not None:
+            return _rehearsed(recipe)
+        if module == "builtins" and name in FACTORIES:
+            return _REHEARSED_FACTORY
+        if (module, name) in SINGLETONS:
+            return SINGLETONS[module, name]
+        if (module, name) in self._allowed:
+            return _RehearsedClass
+        raise refusal_of_class(module, name)
+
+
+def rehearse(data: bytes, allowed: Mapping[Name, type], budget: Budget) -> None:
+    global _ledger
+    _ledger = _Ledger(budget)
+    try:
+        _Rehearsal(data, allowed).load()
+    finally:
+        _ledger = _Ledger(Budget(0, 0))  # lets go of what it knows
+    budget.renew(len(data))
