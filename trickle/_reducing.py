@@ -42,7 +42,9 @@ class Reducing:
           trio.ClosedResourceError: the block was left meanwhile.
           Exception: what a reducer raised.
         """
-        import trio_parallel  # it brings multiprocessing: not for programs that do without
+        import multiprocessing  # not for programs that do without
+
+        import trio_parallel
 
         closed = trio.ClosedResourceError(f"{host}: closed while its result was reduced")
         if self._closed:
@@ -68,6 +70,8 @@ class Reducing:
         except trio_parallel.BrokenWorkerError as exc:
             error = _died(host, exc.args[-1].exitcode)
         finally:
+            # One that was dead as soon as it was killed has not been joined, and keeps its pipes until it is.
+            multiprocessing.active_children()
             _ours.reset(marked)
             self._running.discard(scope)
         raise error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio_parallel import _proc
 
 import trickle
 from tests import work
@@ -182,6 +183,23 @@ async def test_leaving_the_block_ends_what_is_being_reduced(tmp_path: Path) -> N
         assert not is_running(pid)
 
     assert raised == ["web1: closed while its result was reduced"]
+
+
+async def test_a_process_that_dies_at_once_when_it_is_killed_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_and_wait(worker: _proc.SpawnProcWorker) -> None:
+        worker.proc.kill()
+        os.waitid(os.P_PID, worker.proc.pid, os.WEXITED | os.WNOWAIT)
+
+    monkeypatch.setattr(_proc.SpawnProcWorker, "kill", kill_and_wait)
+
+    async with trickle.open_host(local("web1")) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.reducing(hang).call, str, str(tmp_path / "pid"))
+        pid = int(await file_appears(tmp_path / "pid"))
+        nursery.cancel_scope.cancel()
+
+    assert not is_running(pid)  # the descriptors are counted after each test
 
 
 async def test_what_cannot_be_sent_there_is_refused_before_anything_runs() -> None:
