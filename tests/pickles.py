@@ -71,7 +71,6 @@ COSTLY = {
     "tuples that collide": set_of(b"".join(number + b"\x85" for number in COLLIDING)),
     "frozensets that collide": set_of(b"".join(b"(" + number + b"\x91" for number in COLLIDING)),
     "decimals that collide": DECIMAL + set_of(b"".join(get(0) + digits + b"\x85R" for digits in COLLIDING_TEXTS)),
-    "large integers beside a tuple and a key": b"(](" + (b"\x8a\x28" + b"\x77" * 40) * 60_000 + b"eNN\x86}(NNut",
     "tuples by the million beside a key": b"(](" + b"N\x85" * 2_000_000 + b"e}(NNut",
     "large tuples that collide": set_of(b"".join(b"(" + b"M\x11\x22" * 14 + n + b"t" for n in COLLIDING)),
     "many counters of a dict": COUNTER + LONG_DICT + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",

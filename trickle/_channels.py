@@ -56,7 +56,7 @@ class Flow:
 
     async def receive(self) -> Any:
         """What the function sends next; see RemoteChannel.receive."""
-        return self.core.read_result(await self.receive_payload(), self.options)
+        return await self.core.read_result(await self.receive_payload(), self.options)
 
     async def receive_payload(self) -> bytes:
         """The same before it is read."""

@@ -248,7 +248,7 @@ async def _receive(flow: Flow) -> tuple[Any, memoryview]:
     payload = await flow.receive_payload()
     with _protocol_errors(flow):
         head, contents = files.split_message(payload)
-    return flow.core.read_result(head, flow.options), contents
+    return await flow.core.read_result(head, flow.options), contents
 
 
 @contextlib.contextmanager

@@ -234,7 +234,7 @@ class HostCore:
                 if session is not None:
                     session.calls.discard(call)
         if call.verdict == frames.RETURNED and not options.reducers:
-            return self.read_pieces(call.pieces, options)
+            return await self.read_pieces(call.pieces, options)
         return await self.outcome(link, call, options, session)
 
     async def _start(
@@ -361,7 +361,7 @@ class HostCore:
         """What the call returned, or the error that says how it ended."""
         if call.verdict == frames.RETURNED:
             if not options.reducers:
-                return self.read_pieces(call.pieces, options)
+                return await self.read_pieces(call.pieces, options)
             trusted = self._is_trusted(options)
             return await self.reducing.reduce(call.payload, options, host=self.name, full_trust=trusted)
         if call.verdict == frames.RAISED:
@@ -390,13 +390,13 @@ class HostCore:
             remote_stack=call.remote_stack,
         )
 
-    def read_pieces(self, pieces: Sequence[bytes | bytearray], options: CallOptions) -> Any:
+    async def read_pieces(self, pieces: Sequence[bytes | bytearray], options: CallOptions) -> Any:
         """What a function has sent, by the rules for results; large bytes are put together without another copy."""
         if len(pieces) > 1 and (found := bytes_in(pieces)) is not None:
             return found
-        return self.read_result(b"".join(pieces), options)
+        return await self.read_result(b"".join(pieces), options)
 
-    def read_result(self, payload: bytes, options: CallOptions) -> Any:
+    async def read_result(self, payload: bytes, options: CallOptions) -> Any:
         """The same of what is in one piece."""
         if len(payload) > options.max_result and not _is_one_string(payload):
             raise UnsafeResult(
@@ -405,7 +405,7 @@ class HostCore:
                 " it in a process of its own: see reducing()",
                 host=self.name,
             )
-        return _unpickling.loads(
+        return await _unpickling.loads_in_turns(
             payload,
             host=self.name,
             allowed=_unpickling.allowed_classes(options.allow),

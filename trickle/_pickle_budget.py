@@ -7,8 +7,8 @@ from trickle._pickle_scan import Refused
 WORK_PER_BYTE: Final = 8  # that constructors and hashing may do: an honest pickle has its data once
 SPARE_WORK: Final = 64 * 1024
 # Nanoseconds, as counted below, for what takes longer than opcodes do: of the 100 ms, and the 38 for each byte (40 ms
-# for a MiB), that reading may hold up the loop, checking and reading opcodes take the rest.  Counted and not measured,
-# so that the same result is read, or refused, on a fast machine and on a busy one.
+# for a MiB), that reading may hold up the loop, reading opcodes takes the rest.  Counted and not measured, so that the
+# same result is read, or refused, on a fast machine and on a busy one.
 SPARE_TIME: Final = 60_000_000
 TIME_PER_BYTE: Final = 20
 PATIENCE: Final = 50  # times as long may it take in a process that has no loop to be held up
@@ -27,10 +27,6 @@ class Budget:
 
     def __init__(self, size: int, patience: int) -> None:
         self.time = (SPARE_TIME + TIME_PER_BYTE * size) * patience
-        self.renew(size)
-
-    def renew(self, size: int) -> None:
-        """As before, but for the time: what was made is gone."""
         self.left = SPARE_WORK + WORK_PER_BYTE * size
         self.nestables = 0
 

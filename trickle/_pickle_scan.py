@@ -7,9 +7,11 @@ import functools
 import re
 import struct
 import sys
-from typing import Final
+from collections.abc import Generator
+from typing import Final, NamedTuple
 
 LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
+SLICE: Final = 128 * 1024  # bytes: going through these takes a few milliseconds
 
 
 class Refused(Exception):
@@ -83,9 +85,9 @@ _STOP: Final = ord(".")
 
 
 @functools.cache  # compiling one takes milliseconds, and most programs meet three
-def _run_of(kinds: int, most: bytes = b"*+") -> re.Pattern[bytes]:
+def _run_of(kinds: int) -> re.Pattern[bytes]:
     """Return a pattern for as many opcodes as there are that are harmless or of these *kinds*."""
-    return re.compile(b"(?:" + one_of(kinds) + b")" + most, re.DOTALL)
+    return re.compile(b"(?:" + one_of(kinds) + b")*+", re.DOTALL)
 
 
 def one_of(kinds: int, but: bytes = b"") -> bytes:
@@ -100,25 +102,31 @@ def any_of(opcodes: bytes) -> bytes:
 
 
 ALL_KINDS: Final = KEYS | COSTLY | CLASSES | STATES
-SOME: Final = b"{0,50000}+"  # opcodes, or runs of such without arguments
 
 
-def scan(data: bytes, most: int | None = None) -> int:
-    """Return the kinds of opcodes in *data*, or refuse it for those that trickle's far end does not write.
+class Scanned(NamedTuple):
+    """What is in a pickle: kinds of opcodes, and where runs of them are; between runs are those with long arguments."""
 
-    Also if it would make more than *most* bytes of objects, if that is given.
+    kinds: int
+    runs: list[tuple[int, int]]
+
+
+def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]:
+    """Find out what is in *data*, or refuse it for opcodes that trickle's far end does not write.
+
+    Also if it would make more than *most* bytes of objects, if that is given.  Yields after each `SLICE` or so.
     """
     if data[:2] not in (b"\x80\x04", b"\x80\x05"):
         raise Refused("it is not a pickle of protocol 4 or 5")
     found, looked_for = 0, -1
-    position, size = 2, len(data)
+    position, paused, size = 2, 2, len(data)
     runs = []
     while True:
         if found != looked_for:
             looked_for, run = found, _run_of(found).match
             short = _SHORT + _LONG1 if found & COSTLY else _SHORT
-        start, position = position, run(data, position).end()  # type: ignore[union-attr]
-        if most is not None and position > start:
+        start, position = position, run(data, position, position + SLICE).end()  # type: ignore[union-attr]
+        if position > start:
             runs.append((start, position))
         if position >= size - 1:
             if position == size - 1 and data[position] == _STOP:
@@ -129,28 +137,35 @@ def scan(data: bytes, most: int | None = None) -> int:
             position += 2 + data[position + 1]
         elif opcode in _KIND_OF:
             found |= _KIND_OF[opcode]
-        else:
+        elif opcode in LENGTH_BYTES:
             start, position = position, skip_long(data, position)
-            if opcode in LONGS or position - start > LONG_TEXT:
+            if is_costly(opcode, position - start):
                 found |= COSTLY
-    if most is not None and _makes_more(data, runs, most):
+        elif position == start:
+            raise Refused(f"it has a byte {opcode:#04x} where no pickle of trickle's has one")
+        if position - paused >= SLICE:
+            paused = position
+            yield
+    if most is not None and (yield from _makes_more(data, runs, most)):
         raise Refused("it would take too much memory")
-    return found
+    return Scanned(found, runs)
 
 
-def _makes_more(data: bytes, runs: list[tuple[int, int]], most: int) -> bool:
+def _makes_more(data: bytes, runs: list[tuple[int, int]], most: int) -> Generator[None, None, bool]:
     """Return whether *runs* of opcodes in *data* make more than *most* bytes of objects."""
     looks_like = b"".join(data[start:end].translate(None, _MAKES_NOTHING) for start, end in runs)
     if _size_made(looks_like) <= most:
         return False
     made = 0  # by opcodes; there may be such bytes in the arguments of others
-    some, making = _run_of(ALL_KINDS, SOME), _making()
-    for position, end in runs:
-        while position < end:
-            start, position = position, some.match(data, position, end).end()  # type: ignore[union-attr]
-            made += _size_made(b"".join(making.findall(data, start, position)))
-            if made > most:
-                return True
+    without_those = _with_argument().sub
+    paused = 2
+    for start, end in runs:
+        made += _size_made(without_those(b"", data[start:end]))
+        if made > most:
+            return True
+        if end - paused >= SLICE:
+            paused = end
+            yield
     return False
 
 
@@ -159,17 +174,19 @@ def _size_made(opcodes: bytes) -> int:
 
 
 @functools.cache
-def _making() -> re.Pattern[bytes]:
-    """Return a pattern for opcodes that are in runs, with a group for those of `_MADE`."""
-    made = b"".join(_MADE)
-    return re.compile(b"(" + any_of(made) + b"++)|(?:" + one_of(ALL_KINDS, made) + b")++", re.DOTALL)
+def _with_argument() -> re.Pattern[bytes]:
+    """Return a pattern for those opcodes in runs that have arguments."""
+    return re.compile(b"(?:" + b"|".join([_WITH_ARGUMENT, _FRAME, LARGE_INTEGER]) + b")++", re.DOTALL)
+
+
+def is_costly(opcode: int, size: int) -> bool:
+    """Whether an opcode of some *size*, with one or more bytes of length, makes what is costly as a key."""
+    return size > (10 if opcode in LONGS else LONG_TEXT)
 
 
 def skip_long(data: bytes, start: int) -> int:
     """Return where the opcode at *start*, which is one with a length, ends."""
-    width = LENGTH_BYTES.get(data[start])
-    if width is None:
-        raise Refused(f"it has a byte {data[start]:#04x} where no pickle of trickle's has one")
+    width = LENGTH_BYTES[data[start]]
     length = int.from_bytes(data[start + 1 : start + 1 + width], "little")
     if width == 4 and length < 256:
         raise Refused("it has a length in four bytes that fits in one")

@@ -12,7 +12,7 @@ import functools
 import io
 import pickle
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
 from trickle._pickle_budget import Budget
@@ -21,24 +21,20 @@ from trickle._pickle_scan import (
     BYTEARRAY,
     COSTLY,
     LARGE_INTEGER,
-    LENGTH_BYTES,
-    LONG_TEXT,
-    LONGS,
-    SOME,
+    SLICE,
     WITHOUT_ARGUMENT,
     Refused,
     any_of,
     in_one_frame,
+    is_costly,
     one_of,
     skip_long,
 )
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Name, Recipe, refusal_of_class
 
 # Nanoseconds: see _pickle_budget.py.
-REHEARSAL_PER_BYTE: Final = 20
 KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another value that stands for itself there
-TUPLE_TIME: Final = 400  # of any other tuple in one
-STOP_TIME: Final = 1000  # of an opcode that is looked at by itself in one: a frozenset, a large integer, a long text
+TUPLE_TIME: Final = 400  # of any other, or what else gets a stand-in
 EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one that is there already
 COLLISION_TIME: Final = 150  # of a key with each other one that has the same hash
 COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
@@ -47,47 +43,44 @@ MAX_DEPTH: Final = 100  # of tuples in a key
 SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
 
 
-@functools.cache
-def _pieces() -> tuple[re.Pattern[bytes], re.Pattern[bytes], re.Pattern[bytes]]:
-    """Return patterns for opcodes up to one that is costly as a key, for such a piece or the rest, and for some."""
-    tuples = WITHOUT_ARGUMENT[COSTLY]
-    costly = any_of(tuples + _FROZENSET) + b"|" + LARGE_INTEGER
-    others = b"(?:" + one_of(ALL_KINDS & ~COSTLY, _FROZENSET) + b")"
-    piece = others + b"*+(?:" + costly + b")"
-    return (
-        re.compile(piece, re.DOTALL),
-        re.compile(piece + b"|" + others + b"++", re.DOTALL),
-        re.compile(b"(?:" + others + b"|" + costly + b")" + SOME, re.DOTALL),
-    )
-
-
 _FROZENSET: Final = b"\x91"
 _ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
 
 
-def _with_stand_ins(data: bytes) -> bytes:
-    """Return *data*, which has been scanned, with requests for stand-ins for what is costly as a key."""
-    up_to_costly, piece, run = _pieces()
+@functools.cache
+def _pieces() -> re.Pattern[bytes]:
+    """Return a pattern for opcodes up to one that is costly as a key, or to the end, with a group for either."""
+    costly = any_of(WITHOUT_ARGUMENT[COSTLY] + _FROZENSET) + b"|" + LARGE_INTEGER
+    others = one_of(ALL_KINDS & ~COSTLY, _FROZENSET)
+    return re.compile(b"((?:" + others + b")*+)(" + costly + rb"|\Z)", re.DOTALL)
+
+
+def with_stand_ins(data: bytes, runs: list[tuple[int, int]], budget: Budget) -> Generator[None, None, bytes]:
+    """Return *data*, which has these *runs*, with requests for stand-ins for what is costly as a key.
+
+    Yields after each `SLICE` or so.
+    """
+    find_pieces = _pieces().findall
     written = [data[:2]]
-    position = 2
-    while True:
-        end = run.match(data, position).end()  # type: ignore[union-attr]
-        pieces = piece.findall(data, position, end)
-        _ledger.budget.spend(TUPLE_TIME * len(pieces))
-        written.append(_ASK.join(pieces))
-        if pieces and up_to_costly.fullmatch(pieces[-1]):
-            written.append(_ASK)
-        position, start = end, end
-        if position == len(data) - 1:
-            written.append(data[position:])
-            return b"".join(written)
-        if data[start] in LENGTH_BYTES:
-            _ledger.budget.spend(STOP_TIME)
-            position = skip_long(data, position)
-            written.append(data[start:position])
-            most = 10 if data[start] in LONGS else LONG_TEXT
-            if position - start > most and data[start] != BYTEARRAY:
+    position = paused = 2
+    for start, end in [*runs, (len(data) - 1, len(data) - 1)]:
+        while position < start:
+            opcode, before, position = data[position], position, skip_long(data, position)
+            written.append(data[before:position])
+            if is_costly(opcode, position - before) and opcode != BYTEARRAY:
+                budget.spend(TUPLE_TIME)
                 written.append(_ASK)
+        pieces = find_pieces(data, start, end)
+        if len(pieces) > 1 and not pieces[-2][1]:
+            del pieces[-1]  # that there is nothing at the end has been found twice
+        budget.spend(TUPLE_TIME * len(pieces))
+        written.append(_ASK.join(map(b"".join, pieces)))
+        position = end
+        if position - paused >= SLICE:
+            paused = position
+            yield
+    written.append(data[position:])
+    return b"".join(written)
 
 
 class _Known(NamedTuple):
@@ -352,8 +345,7 @@ class _Rehearsal(pickle.Unpickler):
     persistent_load = staticmethod(_stand_in)
 
     def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
-        _ledger.budget.spend(REHEARSAL_PER_BYTE * len(data))
-        super().__init__(io.BytesIO(in_one_frame(_with_stand_ins(data))))
+        super().__init__(io.BytesIO(in_one_frame(data)))
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
@@ -369,11 +361,11 @@ class _Rehearsal(pickle.Unpickler):
         raise refusal_of_class(module, name)
 
 
-def rehearse(data: bytes, allowed: Mapping[Name, type], budget: Budget) -> None:
+def rehearse(rewritten: bytes, allowed: Mapping[Name, type], budget: Budget) -> None:
+    """Read what `with_stand_ins` has made, or refuse it."""
     global _ledger
     _ledger = _Ledger(budget)
     try:
-        _Rehearsal(data, allowed).load()
+        _Rehearsal(rewritten, allowed).load()
     finally:
         _ledger = _Ledger(Budget(0, 0))  # lets go of what it knows
-    budget.renew(len(data))

@@ -11,6 +11,7 @@ it gets to see only what has been checked, in up to three steps:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import io
@@ -19,16 +20,18 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Final
+
+import trio
 
 from trickle._exceptions import UnsafeResult
 from trickle._fence import memory_fence
 from trickle._pickle_budget import Budget
-from trickle._pickle_scan import CLASSES, COSTLY, KEYS, LONG_TEXT, STATES, Refused, in_one_frame, printable, scan
+from trickle._pickle_scan import CLASSES, COSTLY, KEYS, LONG_TEXT, SLICE, STATES, Refused, in_one_frame, printable, scan
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
-from trickle._rehearsal import rehearse
+from trickle._rehearsal import rehearse, with_stand_ins
 
 # Bytes; what is smaller cannot take more than the fence's 64 MiB: an empty set is one byte, and 224 in memory.
 FENCED_SIZE: Final = 256 * 1024
@@ -57,13 +60,52 @@ def loads(
     Raises:
       UnsafeResult: *data* is not plain data, or not a pickle at all, or costs too much for its size.
     """
+    reading = _read(data, host, allowed, full_trust, patience)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            return done.value
+
+
+async def loads_in_turns(
+    data: bytes,
+    *,
+    host: str,
+    allowed: Mapping[Name, type] = MappingProxyType({}),
+    full_trust: bool = False,
+) -> object:
+    """The same, of what may be large: other tasks have their turns meanwhile.  Cannot be cancelled."""
+    reading = _read(data, host, allowed, full_trust, 1)
+    while True:
+        try:
+            next(reading)
+        except StopIteration as done:
+            return done.value
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+def _read(
+    data: bytes, host: str, allowed: Mapping[Name, type], full_trust: bool, patience: int
+) -> Generator[None, None, object]:
     try:
         if full_trust:
             return _TrustingUnpickler(io.BytesIO(data)).load()
-        if len(data) <= LONG_TEXT and not scan(data):  # there is nothing to keep account of
+        most = FENCE + FENCE_PER_BYTE * len(data) if len(data) >= FENCED_SIZE else None
+        found, runs = yield from scan(data, most)
+        if not found and len(data) <= LONG_TEXT:  # there is nothing to keep account of
             return pickle.loads(in_one_frame(data))
-        with _exclusively:
-            return _load(data, allowed, patience)
+        if (found & KEYS and found & COSTLY) or found & STATES or (found & CLASSES and allowed):
+            budget = Budget(len(data), patience)
+            rewritten = yield from with_stand_ins(data, runs, budget)
+            with _undisturbed(most):
+                rehearse(rewritten, allowed, budget)
+            del rewritten
+            if len(data) > SLICE:
+                yield
+        del runs
+        with _undisturbed(most):
+            return _load(data, found, allowed, Budget(len(data), patience))
     except Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
     except (MemoryError, SystemError):  # the latter where CPython's unpickler forgets to say the former
@@ -78,25 +120,20 @@ def loads(
 _exclusively = threading.RLock()  # so that a thread does not turn on the garbage collection of another
 
 
-def _load(data: bytes, allowed: Mapping[Name, type], patience: int) -> object:
-    collecting = gc.isenabled()
-    gc.disable()  # it would look at every object again and again, and there is no garbage yet
-    try:
-        if len(data) < FENCED_SIZE:
-            return _load_checked(data, allowed, patience)
-        most = FENCE + FENCE_PER_BYTE * len(data)
-        with memory_fence(most):
-            return _load_checked(data, allowed, patience, most)
-    finally:
-        if collecting:
-            gc.enable()
+@contextlib.contextmanager
+def _undisturbed(most: int | None) -> Iterator[None]:
+    """A block without garbage collection, in which this process grows by at most *most* bytes, if that is given."""
+    with _exclusively, memory_fence(most) if most is not None else contextlib.nullcontext():
+        collecting = gc.isenabled()
+        gc.disable()  # it would look at every object again and again, and there is no garbage yet
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
 
 
-def _load_checked(data: bytes, allowed: Mapping[Name, type], patience: int, most: int | None = None) -> object:
-    found = scan(data, most)
-    budget = Budget(len(data), patience)
-    if (found & KEYS and found & COSTLY) or found & STATES or (found & CLASSES and allowed):
-        rehearse(data, allowed, budget)
+def _load(data: bytes, found: int, allowed: Mapping[Name, type], budget: Budget) -> object:
     if not found & CLASSES:  # nothing is looked up by a name
         return pickle.loads(in_one_frame(data))
     unpickler = _RestrictedUnpickler(data, allowed, budget)

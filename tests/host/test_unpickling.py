@@ -21,22 +21,23 @@ import sys
 import tracemalloc
 import uuid
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import attrs
 import pytest
+import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trickle
 from tests.pickles import COSTLY, call, get, global_, integer, pickled, text
-from trickle import _rehearsal, _unpickling
+from trickle import _pickle_scan, _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
 from trickle._pickle_budget import PATIENCE, Budget
-from trickle._unpickling import allow, allowed_classes, loads
+from trickle._unpickling import allow, allowed_classes, loads, loads_in_turns
 
 
 def roundtrip(value: object, *classes: type) -> Any:
@@ -534,7 +535,7 @@ def test_honest_keys_with_the_same_hash_arrive() -> None:
 
 
 def test_large_integers_beside_a_tuple_and_a_key_arrive() -> None:
-    value = [[2**255 - n for n in range(60_000)], ("a", "tuple"), {"a": "key"}]
+    value = [[2**bits - n for bits in (255, 299) for n in range(60_000)], ("a", "tuple"), {"a": "key"}]
 
     assert roundtrip(value) == value
 
@@ -545,19 +546,29 @@ def test_what_is_a_key_beside_runs_of_any_length_arrives() -> None:
     assert roundtrip(value) == value
 
 
-@pytest.mark.parametrize("some", [1, 2, 3])
-def test_how_much_is_gone_through_at_a_time_changes_nothing(some: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("size", [64, 65, 99, 1000])
+def test_how_much_is_gone_through_at_a_time_changes_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["x" * size for size in (1, 47, 48, 300, 5000)]
     numbers = [sign * 2**bits for bits in (1, 60, 70, 250, 299, 4000) for sign in (1, -1)]
     data = dumps_result([texts, numbers, ([], ()), {(1, (2, frozenset(numbers))): b"x" * 5000}, bytearray(5000)])
-    monkeypatch.setattr(_rehearsal, "_ledger", _rehearsal._Ledger(Budget(len(data), 1)))
-    expected = _rehearsal._with_stand_ins(data)
-    monkeypatch.setattr(_rehearsal, "SOME", b"{0,%d}+" % some)
-    _rehearsal._pieces.cache_clear()
-    try:
-        assert _rehearsal._with_stand_ins(data) == expected
-    finally:
-        _rehearsal._pieces.cache_clear()
+    expected = scanned_and_rewritten(data)
+    monkeypatch.setattr(_pickle_scan, "SLICE", size)
+    monkeypatch.setattr(_rehearsal, "SLICE", size)
+
+    assert scanned_and_rewritten(data) == expected
+
+
+def scanned_and_rewritten(data: bytes) -> tuple[int, bytes]:
+    found, runs = the_end_of(_pickle_scan.scan(data))
+    return found, the_end_of(_rehearsal.with_stand_ins(data, runs, Budget(len(data), 1)))
+
+
+def the_end_of(slices: Generator[None, None, Any]) -> Any:
+    while True:
+        try:
+            next(slices)
+        except StopIteration as done:
+            return done.value
 
 
 def test_the_account_is_forgotten() -> None:
@@ -857,18 +868,39 @@ def test_full_trust_says_what_it_cannot_read() -> None:
         loads(data, host="web1", full_trust=True)
 
 
-def test_what_is_looked_at_by_itself_is_counted() -> None:
-    numbers = [2**300 - n for n in range(60_000)]
-
-    reason = refusal(dumps_result([numbers, ("a", "tuple"), {"a": "key"}]))
-
-    assert "hold up every other task" in reason
-
-
 def test_comparisons_of_what_has_the_same_hash_are_counted() -> None:
     reason = refusal(pickled(COSTLY["decimals that collide"]))
 
     assert "hold up every other task" in reason
+
+
+@pytest.mark.parametrize("beside", [(), [("a", "tuple"), {"a": "key"}]])
+async def test_other_tasks_have_their_turns_while_a_large_result_is_read(beside: object) -> None:
+    value = [["x" * (n % 60) for n in range(40_000)], list(range(200_000)), beside]
+    data = dumps_result(value)
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        with trio.CancelScope() as cancelled:
+            cancelled.cancel()
+            assert await loads_in_turns(data, host="web1") == value
+        nursery.cancel_scope.cancel()
+
+    assert turns >= len(data) // _pickle_scan.SLICE // 2 > 5
+
+
+async def test_what_is_read_in_turns_is_refused_as_ever() -> None:
+    for body in (COSTLY["tuples by the million beside a key"], b"K\x01" * 200_000 + b"P", b"K\x01" * 200_000 + b"J"):
+        with pytest.raises(trickle.UnsafeResult) as refused:
+            await loads_in_turns(pickled(body), host="web1")
+        assert str(refused.value) == refusal(pickled(body))
 
 
 # What is weighed before it is made

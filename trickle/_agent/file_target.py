@@ -151,6 +151,8 @@ class Target:
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
+            if not self.options["resume"]:
+                return None
             mode = stat.S_IFREG
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(21, "a file is to go where a directory is", os.fsdecode(path))
@@ -201,7 +203,7 @@ class Target:
                 self._come += len(op[-1]) if kind in files.WITH_CONTENTS else op[1]
                 self._check_size(self._come, self.path)
             if kind == WHOLE:
-                self._begin(op[1])
+                self._begin(op[1], whole=True)
                 self._add(op[3])
                 self._commit(_digest(op[2]))
             elif kind == OPEN:
@@ -240,19 +242,19 @@ class Target:
         self._to_come -= 1
         return self.entries[number]
 
-    def _begin(self, number: int) -> None:
+    def _begin(self, number: int, whole: bool = False) -> None:
         entry = self._file_entry(number)
         path = self._at(entry[0])
         part = self._parts.pop(number, None)
         self._writing = Writing(path, entry, part, bool(self.options["resume"]), self.where, self.check)
         with self._doing("a file was made beside it", path):
-            self._writing.open()
+            self._writing.open(whole)
 
     def _commit(self, digest: "Optional[bytes]") -> None:
         writing = self._open_one
         with self._doing("it was given its mode, owner and time", writing.path):
             digest = writing.check_sum(digest)
-            self._dress(writing.fd, writing.entry, self._mode_for(writing.path))
+            self._dress(writing.fd, writing.entry, writing.path)
         with self._doing("it was moved to its place", writing.path):
             writing.move(self.options["fsync"])
         self._writing = None
@@ -281,9 +283,10 @@ class Target:
         self._skipped.append(entry[0])
         self._sums.append((entry[0], checksum.digest()))
 
-    def _dress(self, what: "Any", entry: "Entry", new_mode: int = -1) -> None:
-        """Give a file, a link or a directory its mode, owner and time; *new_mode* where none is given or kept.
+    def _dress(self, what: "Any", entry: "Entry", path: "Optional[bytes]" = None) -> None:
+        """Give a file, a link or a directory its mode, owner and time.
 
+        A file that is to go to *path* gets the mode of what is there where none is given or kept.
         What is right is left alone: to set it may not be allowed.
         """
         _, kind, _, mode, mtime, _, uid, gid = entry
@@ -298,7 +301,7 @@ class Target:
         if kind == FILE and self.options["mode"] is not None:
             mode = self.options["mode"]
         elif not self.options["preserve"] or mode < 0:
-            mode = new_mode if kind == FILE else -1
+            mode = self._mode_for(path) if path is not None else -1
         if kind != LINK and mode not in (-1, is_mode):
             os.chmod(what, mode)
         if self.options["preserve"] and has_time and found.st_mtime_ns != mtime:

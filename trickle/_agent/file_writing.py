@@ -58,22 +58,21 @@ class Writing:
         self._name: "Optional[bytes]" = None if part is None else self._beside(PART)
         self._base = -1
         self._is_sparse = False  # what it was
+        self._has_holes = False  # what it is now; at its end, perhaps
         self._checksum = hashlib.sha256()
 
     def _beside(self, tail: bytes) -> bytes:
         return os.path.join(self._directory, stem(self._target) + tail)
 
-    def open(self) -> None:
-        """Be ready to be written to.  From here on it has to be moved or abandoned."""
+    def open(self, whole: bool = False) -> None:
+        """Be ready to be written to.  From here on it has to be moved or abandoned.
+
+        With *whole*, nothing of what is there already will be copied.
+        """
         if self._goes_on:
             return
-        try:
-            self._base = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            found = os.fstat(self._base)
-            self._is_sparse = found.st_blocks * 512 < found.st_size
-        except OSError as exc:
-            if exc.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES):
-                raise
+        if not whole:
+            self._open_base()
         if self._keep:
             part = open_part(self.path, create=True)
             if part is not None:
@@ -84,11 +83,19 @@ class Writing:
             self._keep = False  # another transfer has it
         self._create()
 
+    def _open_base(self) -> None:
+        try:
+            self._base = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            found = os.fstat(self._base)
+            self._is_sparse = found.st_blocks * 512 < found.st_size
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+                raise
+
     def _create(self) -> None:
         if has_nameless_files():
             try:
                 self.fd = os.open(self._directory, os.O_RDWR | os.O_TMPFILE, 0o600)  # gone with us, however we end
-                lock(self.fd)  # it will have a name for a moment
                 return
             except OSError as exc:
                 if exc.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT):
@@ -139,6 +146,7 @@ class Writing:
             left -= len(data)
 
     def _write_around_zeros(self, data: bytes) -> None:
+        self._has_holes = True
         start = 0
         zeros = bytes(PAGE)
         for page in range(0, len(data), PAGE):
@@ -151,6 +159,7 @@ class Writing:
 
     def skip(self, size: int) -> None:
         """The next *size* bytes are zeros that need no place."""
+        self._has_holes = True
         start = self.size
         self._grow(size)
         files.add_zeros(self._checksum, size, self.check)
@@ -184,7 +193,8 @@ class Writing:
                 "%r: what arrived has another checksum than what was sent%s; transfer it again"
                 % (os.fsdecode(self.path), self.where)
             )
-        os.ftruncate(self.fd, self.size)
+        if self._goes_on or self._has_holes:
+            os.ftruncate(self.fd, self.size)
         return found
 
     # ---- the end
@@ -193,18 +203,27 @@ class Writing:
         """Give it its name, over what had that before."""
         if fsync:
             os.fsync(self.fd)
-        while self._name is None:
-            self._name = self._beside(random_tail())
-            try:
-                # With a descriptor, which an absolute path does not need, Python calls linkat, which can follow.
-                os.link("/proc/self/fd/%d" % self.fd, self._name, src_dir_fd=self.fd, follow_symlinks=True)
-            except FileExistsError:
-                self._name = None
-        os.replace(self._name, self.path)
-        self._name = None
+        if self._name is not None or not self._link(self.path):
+            if self._name is None:
+                lock(self.fd)  # it will have a name for a moment
+            while self._name is None:
+                self._name = self._beside(random_tail())
+                if not self._link(self._name):
+                    self._name = None
+            os.replace(self._name, self.path)
+            self._name = None
         self.close()
         if fsync:
             sync_directory(self._directory)
+
+    def _link(self, path: bytes) -> bool:
+        """Give what has no name one; False if something else has that."""
+        try:
+            # With a descriptor, which an absolute path does not need, Python calls linkat, which can follow.
+            os.link("/proc/self/fd/%d" % self.fd, path, src_dir_fd=self.fd, follow_symlinks=True)
+            return True
+        except FileExistsError:
+            return False
 
     def abandon(self) -> None:
         """Leave nothing but what may be resumed."""
@@ -334,8 +353,13 @@ def open_part(path: bytes, create: bool) -> "Optional[int]":
 # ---- systems
 
 
+_has_proc = []  # type: List[bool]
+
+
 def has_nameless_files() -> bool:
-    return hasattr(os, "O_TMPFILE") and os.path.isdir("/proc/self/fd")
+    if not _has_proc:
+        _has_proc.append(os.path.isdir("/proc/self/fd"))  # found out once
+    return hasattr(os, "O_TMPFILE") and _has_proc[0]
 
 
 def sync_directory(path: bytes) -> None:
