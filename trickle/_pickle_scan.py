@@ -105,7 +105,10 @@ ALL_KINDS: Final = KEYS | COSTLY | CLASSES | STATES
 
 
 class Scanned(NamedTuple):
-    """What is in a pickle: kinds of opcodes, and where runs of them are; between runs are those with long arguments."""
+    """What is in a pickle: kinds of opcodes, and where runs of them are; between runs are those with long arguments.
+
+    The last run is empty, and is where the opcode is that stops it all.
+    """
 
     kinds: int
     runs: list[tuple[int, int]]
@@ -119,33 +122,36 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
     if data[:2] not in (b"\x80\x04", b"\x80\x05"):
         raise Refused("it is not a pickle of protocol 4 or 5")
     found, looked_for = 0, -1
-    position, paused, size = 2, 2, len(data)
+    position, begun, paused, size = 2, 2, 2, len(data)
     runs = []
     while True:
         if found != looked_for:
             looked_for, run = found, _run_of(found).match
             short = _SHORT + _LONG1 if found & COSTLY else _SHORT
         start, position = position, run(data, position, position + SLICE).end()  # type: ignore[union-attr]
-        if position > start:
-            runs.append((start, position))
         if position >= size - 1:
             if position == size - 1 and data[position] == _STOP:
                 break
             raise Refused("it is cut off")
         opcode = data[position]
+        if opcode in _KIND_OF:
+            found |= _KIND_OF[opcode]
+            continue
+        if position > begun:
+            runs.append((begun, position))
         if opcode in short:  # and not as short as those that are in runs
             position += 2 + data[position + 1]
-        elif opcode in _KIND_OF:
-            found |= _KIND_OF[opcode]
         elif opcode in LENGTH_BYTES:
             start, position = position, skip_long(data, position)
             if is_costly(opcode, position - start):
                 found |= COSTLY
         elif position == start:
             raise Refused(f"it has a byte {opcode:#04x} where no pickle of trickle's has one")
+        begun = position
         if position - paused >= SLICE:
             paused = position
             yield
+    runs += (begun, position), (position, position)
     if most is not None and (yield from _makes_more(data, runs, most)):
         raise Refused("it would take too much memory")
     return Scanned(found, runs)

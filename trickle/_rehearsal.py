@@ -63,7 +63,7 @@ def with_stand_ins(data: bytes, runs: list[tuple[int, int]], budget: Budget) -> 
     find_pieces = _pieces().findall
     written = [data[:2]]
     position = paused = 2
-    for start, end in [*runs, (len(data) - 1, len(data) - 1)]:
+    for start, end in runs:
         while position < start:
             opcode, before, position = data[position], position, skip_long(data, position)
             written.append(data[before:position])
@@ -149,7 +149,8 @@ class _Ledger:
                 others.append(value)
 
 
-_ledger = _Ledger(Budget(0, 0))  # of the rehearsal that is on; there is one at a time, see _exclusively
+_NO_LEDGER: Final = _Ledger(Budget(0, 0))
+_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time
 
 
 class _KeyTuple(tuple[Any, ...]):
@@ -368,4 +369,4 @@ def rehearse(rewritten: bytes, allowed: Mapping[Name, type], budget: Budget) -> 
     try:
         _Rehearsal(rewritten, allowed).load()
     finally:
-        _ledger = _Ledger(Budget(0, 0))  # lets go of what it knows
+        _ledger = _NO_LEDGER

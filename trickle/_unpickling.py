@@ -11,7 +11,6 @@ it gets to see only what has been checked, in up to three steps:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import io
@@ -20,7 +19,7 @@ import sys
 import threading
 import types
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -98,14 +97,12 @@ def _read(
         if (found & KEYS and found & COSTLY) or found & STATES or (found & CLASSES and allowed):
             budget = Budget(len(data), patience)
             rewritten = yield from with_stand_ins(data, runs, budget)
-            with _undisturbed(most):
-                rehearse(rewritten, allowed, budget)
+            _undisturbed(most, rehearse, rewritten, allowed, budget)
             del rewritten
             if len(data) > SLICE:
                 yield
         del runs
-        with _undisturbed(most):
-            return _load(data, found, allowed, Budget(len(data), patience))
+        return _undisturbed(most, _load, data, found, allowed, patience)
     except Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
     except (MemoryError, SystemError):  # the latter where CPython's unpickler forgets to say the former
@@ -120,23 +117,25 @@ def _read(
 _exclusively = threading.RLock()  # so that a thread does not turn on the garbage collection of another
 
 
-@contextlib.contextmanager
-def _undisturbed(most: int | None) -> Iterator[None]:
-    """A block without garbage collection, in which this process grows by at most *most* bytes, if that is given."""
-    with _exclusively, memory_fence(most) if most is not None else contextlib.nullcontext():
+def _undisturbed(most: int | None, fn: Callable[..., object], *args: object) -> object:
+    """Call *fn* without garbage collection, and let this process grow by at most *most* bytes, if that is given."""
+    with _exclusively:
         collecting = gc.isenabled()
         gc.disable()  # it would look at every object again and again, and there is no garbage yet
         try:
-            yield
+            if most is None:
+                return fn(*args)
+            with memory_fence(most):
+                return fn(*args)
         finally:
             if collecting:
                 gc.enable()
 
 
-def _load(data: bytes, found: int, allowed: Mapping[Name, type], budget: Budget) -> object:
+def _load(data: bytes, found: int, allowed: Mapping[Name, type], patience: int) -> object:
     if not found & CLASSES:  # nothing is looked up by a name
         return pickle.loads(in_one_frame(data))
-    unpickler = _RestrictedUnpickler(data, allowed, budget)
+    unpickler = _RestrictedUnpickler(data, allowed, Budget(len(data), patience))
     result = unpickler.load()
     unpickler.refuse_classes_as_values()
     return result

@@ -560,6 +560,7 @@ def test_how_much_is_gone_through_at_a_time_changes_nothing(size: int, monkeypat
 
 def scanned_and_rewritten(data: bytes) -> tuple[int, bytes]:
     found, runs = the_end_of(_pickle_scan.scan(data))
+    assert runs[-1] == (len(data) - 1, len(data) - 1)
     return found, the_end_of(_rehearsal.with_stand_ins(data, runs, Budget(len(data), 1)))
 
 
