@@ -104,6 +104,20 @@ def any_of(opcodes: bytes) -> bytes:
 ALL_KINDS: Final = KEYS | COSTLY | CLASSES | STATES
 
 
+_PROTOCOLS: Final = (b"\x80\x04", b"\x80\x05")
+
+
+def is_harmless(data: bytes) -> bool:
+    """Whether *data* is short, and has none but harmless opcodes: there is nothing to keep account of."""
+    size = len(data)
+    return (
+        size <= LONG_TEXT
+        and data[:2] in _PROTOCOLS
+        and _run_of(0).match(data, 2).end() == size - 1  # type: ignore[union-attr]
+        and data[-1] == _STOP
+    )
+
+
 class Scanned(NamedTuple):
     """What is in a pickle: kinds of opcodes, and where runs of them are; between runs are those with long arguments.
 
@@ -119,7 +133,7 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
 
     Also if it would make more than *most* bytes of objects, if that is given.  Yields after each `SLICE` or so.
     """
-    if data[:2] not in (b"\x80\x04", b"\x80\x05"):
+    if data[:2] not in _PROTOCOLS:
         raise Refused("it is not a pickle of protocol 4 or 5")
     found, looked_for = 0, -1
     position, begun, paused, size = 2, 2, 2, len(data)

@@ -28,7 +28,18 @@ import trio
 from trickle._exceptions import UnsafeResult
 from trickle._fence import memory_fence
 from trickle._pickle_budget import Budget
-from trickle._pickle_scan import CLASSES, COSTLY, KEYS, LONG_TEXT, SLICE, STATES, Refused, in_one_frame, printable, scan
+from trickle._pickle_scan import (
+    CLASSES,
+    COSTLY,
+    KEYS,
+    SLICE,
+    STATES,
+    Refused,
+    in_one_frame,
+    is_harmless,
+    printable,
+    scan,
+)
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
 from trickle._rehearsal import rehearse, with_stand_ins
 
@@ -90,10 +101,10 @@ def _read(
     try:
         if full_trust:
             return _TrustingUnpickler(io.BytesIO(data)).load()
+        if is_harmless(data):
+            return pickle.loads(in_one_frame(data))
         most = FENCE + FENCE_PER_BYTE * len(data) if len(data) >= FENCED_SIZE else None
         found, runs = yield from scan(data, most)
-        if not found and len(data) <= LONG_TEXT:  # there is nothing to keep account of
-            return pickle.loads(in_one_frame(data))
         if (found & KEYS and found & COSTLY) or found & STATES or (found & CLASSES and allowed):
             budget = Budget(len(data), patience)
             rewritten = yield from with_stand_ins(data, runs, budget)
