@@ -148,8 +148,9 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
                 break
             raise Refused("it is cut off")
         opcode = data[position]
-        if opcode in _KIND_OF:
-            found |= _KIND_OF[opcode]
+        kind = _KIND_OF.get(opcode, found)
+        if kind | found != found:
+            found |= kind
             continue
         if position > begun:
             runs.append((begun, position))

@@ -897,6 +897,15 @@ async def test_other_tasks_have_their_turns_while_a_large_result_is_read(beside:
     assert turns >= len(data) // _pickle_scan.SLICE // 2 > 5
 
 
+@pytest.mark.parametrize("opcodes", [b"N\x85", b"}", b"N\x850}NNs0", b"K\x01\x85"])
+def test_no_run_is_long(opcodes: bytes) -> None:
+    data = pickled(opcodes * 200_000)
+
+    _, runs = the_end_of(_pickle_scan.scan(data))
+
+    assert max(end - start for start, end in runs) < 2 * _pickle_scan.SLICE
+
+
 async def test_what_is_read_in_turns_is_refused_as_ever() -> None:
     for body in (COSTLY["tuples by the million beside a key"], b"K\x01" * 200_000 + b"P", b"K\x01" * 200_000 + b"J"):
         with pytest.raises(trickle.UnsafeResult) as refused:
