@@ -18,7 +18,7 @@ from typing import Any
 import trickle
 from benchmarks import _harness
 from benchmarks._harness import FREE, MEBIBYTES, MILLISECONDS, NOT_INSTALLED, Bench
-from trickle import _host, _link
+from trickle import _host_core, _link
 
 PLACEMENTS = (FREE,)
 PATIENCE = 0.5  # seconds that a host has for its verdict, and to end in
@@ -33,7 +33,7 @@ async def measure(bench: Bench) -> None:
             bench.record(f"attacks: {title}", {"all": NOT_INSTALLED}, unit=unit)
         return
     logging.getLogger("trickle").setLevel(logging.CRITICAL)
-    _host.VERDICT_SLACK = _link.EXIT_PATIENCE = PATIENCE  # type: ignore[misc]
+    _host_core.VERDICT_SLACK = _link.EXIT_PATIENCE = PATIENCE  # type: ignore[misc]
     pauses: dict[str, list[float] | str] = {}
     memory: dict[str, list[float] | str] = {}
     for turn in range(bench.pick(1, 5) + 1):

@@ -16,7 +16,8 @@ from trickle._exceptions import (
 from trickle._explanation import Explanation
 from trickle._files import TransferResult
 from trickle._group import Group, open_group
-from trickle._host import Host, HostStatistics, Session, open_host
+from trickle._host import Host, Session, open_host
+from trickle._host_core import HostStatistics
 from trickle._host_names import hosts
 from trickle._link import HostInfo
 from trickle._module_policy import ModulePolicy

@@ -1,6 +1,6 @@
 """What flows between this program and a function on a host: streams and channels.
 
-Cutting things into frames and putting them together is _wire/items.py's job; the call itself is _host.py's.
+Cutting things into frames and putting them together is _wire/items.py's job; the call itself is _host_core.py's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trickle._settings import CallOptions
 from trickle._wire import frames
 
 if TYPE_CHECKING:
-    from trickle._host import CallRecord, HostCore, SessionState
+    from trickle._host_core import CallRecord, HostCore, SessionState
     from trickle._link import Link, RemoteCall
 
 S_contra = TypeVar("S_contra", contravariant=True)

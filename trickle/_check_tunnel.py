@@ -24,7 +24,8 @@ from trickle._boot import python_command
 from trickle._cleanup import remove_leftovers
 from trickle._exceptions import ConnectError, HostLost
 from trickle._handshake import Handshake, chain, starts_new_session
-from trickle._host import Host, open_core
+from trickle._host import Host
+from trickle._host_core import open_core
 from trickle._settings import CallOptions, OpenSettings, OutputLine
 from trickle._tunnel_process import StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._tunnels import Local

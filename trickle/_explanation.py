@@ -1,4 +1,4 @@
-"""Say what a call would send, and what of its code another Python may lack.  Sending it is _host.py's job."""
+"""Say what a call would send, and what of its code another Python may lack.  Sending it is _host_core.py's job."""
 
 from __future__ import annotations
 

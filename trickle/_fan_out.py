@@ -16,7 +16,8 @@ import trio
 
 from trickle._backoff import backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, NotNeeded, RemoteError, WorkerDied
-from trickle._host import CallRecord, Host
+from trickle._host import Host
+from trickle._host_core import CallRecord
 from trickle._interrupts import one_interrupt
 from trickle._progress import Board
 from trickle._results import Failure, Success

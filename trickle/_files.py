@@ -21,7 +21,7 @@ from trickle._channels import Flow, open_flow
 from trickle._settings import CallOptions, is_count
 
 if TYPE_CHECKING:
-    from trickle._host import CallRecord, HostCore
+    from trickle._host_core import CallRecord, HostCore
 
 T = TypeVar("T")
 

@@ -22,7 +22,8 @@ from trickle._descriptors import make_room_for
 from trickle._exceptions import ConnectError, HostLost
 from trickle._fan_out import FanOut, Give, Outcome, Verb, channel_of
 from trickle._files import Progress, TransferOptions, TransferResult, fetch, put
-from trickle._host import CallRecord, Host, HostCore, HostStatistics, Packed
+from trickle._host import Host
+from trickle._host_core import CallRecord, HostCore, HostStatistics, Packed
 from trickle._host_names import matching
 from trickle._interrupts import one_interrupt
 from trickle._module_policy import ModulePolicy

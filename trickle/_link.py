@@ -1,6 +1,6 @@
 """One agent's life: run its tunnel, move its frames, and see to it that every call has its end.
 
-What a call means, how it is packed and what comes of it is _host.py's job.
+What a call means, how it is packed and what comes of it is _host_core.py's job.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 import math
 import secrets
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from typing import Literal
 
 import trio
@@ -22,11 +22,12 @@ from trickle import _boot, remote
 from trickle._backoff import backoff
 from trickle._cleanup import remove_leftovers
 from trickle._decoder import MsgpackDecoder
-from trickle._diagnosis import cannot_run, connect_error, printable, printable_lines
+from trickle._diagnosis import cannot_run, connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, chain, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
-from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, OutputLine, Sink
+from trickle._output import MANY_LINES, OutputDelivery, shown
+from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, LocalProcess, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._tunnels import Local, Sudo
 from trickle._turns import TURN_HELD, Turns
@@ -62,13 +63,11 @@ READ_SIZE = 64 * 1024  # bytes: a larger buffer is mapped and unmapped each time
 BULK_READ_SIZE = 256 * 1024  # behind one that was full
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
 PIECE = 64 * 1024  # bytes that are heard in one go: thousands of frames, if they are small
-MANY_LINES = 1000  # and of the lines and records in them, how many until other tasks get their turn
 SPARE_WORDS = 1000  # heartbeats and notes that an agent may say beyond what it has a reason for
 LONGEST_FACT = 1000  # characters, of what an agent says of itself
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
-LAST_WORDS = (
-    2.0  # seconds in which what has failed may say why; it takes them only where something stays that says no more
-)
+# Seconds in which what has failed may say why; it takes them only where something stays that says no more.
+LAST_WORDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +134,7 @@ class RemoteCall:
         """Where its deadline found it, innermost frame first; None if that is not known."""
         if self.verdict in (frames.RETURNED, frames.RAISED) or not self.pieces:
             return None
-        return _text(self.payload)
+        return shown(self.payload)
 
     @property
     def payload(self) -> bytes:
@@ -223,20 +222,13 @@ class Link:
         self._has_turn = False
         self._process: TunnelProcess | None = None
         self._stderr_ended = trio.Event()
-        # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
-        self._output: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
-        self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
-        self._fillers: trio.Nursery | None = None
-        self._output_came = trio.Event()
-        self._output_gone = trio.Event()
-        self._output_gone.set()
+        self._output = OutputDelivery(self.name, self._connection.delivered, self._send)
         self._questions = 0
         self._words = 0  # heartbeats and notes
-        self._said = 0  # lines and records since other tasks had a turn
         self._expects_bulk = False
         self._asked: trio.MemorySendChannel[str] | None = None
 
-    # ---- what _host.py asks for.  None of it blocks but `close`.
+    # ---- what _host_core.py asks for.  None of it blocks but `close`.
 
     def start_call(
         self,
@@ -513,15 +505,14 @@ class Link:
                 nursery.start_soon(self._write, process)
                 nursery.start_soon(self._read_stderr, process)
                 nursery.start_soon(self._watch, process)
-                nursery.start_soon(self._deliver_output)
-                self._fillers = nursery
+                self._output.start(nursery)
                 asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
                 self._asked = asked
                 nursery.start_soon(self._answer_questions, questions)
                 await self._read(process)
                 await self._judge_end(process)
                 with trio.move_on_after(EXIT_PATIENCE):
-                    await self._output_gone.wait()
+                    await self._output.gone.wait()
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):  # bounded in there
@@ -647,9 +638,8 @@ class Link:
             self.heard_at = trio.current_time()
             try:
                 for start in range(0, len(data), PIECE):
-                    if self._said >= MANY_LINES:
-                        self._said = 0
-                        await trio.lowlevel.checkpoint()
+                    if self._output.said >= MANY_LINES:
+                        await self._output.give_turn()
                     self._receive(bytes(data[start : start + PIECE]))
             except WireError as exc:
                 self._break_off(str(exc))
@@ -706,14 +696,15 @@ class Link:
                 if call.inbox.deaf:
                     call.room.unpark_all()
             case Output():
-                self._take_output(frame)
+                sender = self.calls.get(frame.id)
+                self._output.take(frame, (sender.sink if sender is not None else None) or self.settings.output)
             case Record():
-                self._deliver_record(frame)
+                self._output.log(frame)
             case Ask():
                 self._take_question(frame.payload)
             case Note():
                 self._count_word()
-                logger.log(min(frame.level, logging.ERROR), "%s: %s", self.name, _text(frame.payload))
+                logger.log(min(frame.level, logging.ERROR), "%s: %s", self.name, shown(frame.payload))
             case Hello():
                 self._greeted(frame)
             case Ping():
@@ -779,7 +770,7 @@ class Link:
                 attempt.receive_stderr(bytes(data))
                 if self.state == "connected":
                     if logger.isEnabledFor(logging.DEBUG):
-                        logger.debug("%s: tunnel: %s", self.name, _text(bytes(data)).rstrip())
+                        logger.debug("%s: tunnel: %s", self.name, shown(bytes(data)).rstrip())
                 elif attempt.refused or attempt.misread:
                     self._connect_scope.cancel()
                 elif attempt.preparing != was_preparing:
@@ -880,100 +871,6 @@ class Link:
         said = f"; its last words: {printable(last[0])}" if last else ""
         return HostLost(f"{self.name}: {what}{said}", host=self.name, stderr=self.stderr)
 
-    # ---- output
-
-    def _take_output(self, frame: Output) -> None:
-        call = self.calls.get(frame.id)
-        sink = (call.sink if call is not None else None) or self.settings.output
-        if isinstance(sink, trio.MemorySendChannel):
-            self._fill_later(frame, sink)
-        elif self._output or not self._give_output(frame, sink or print_line):
-            self._output.append((frame, sink or print_line))
-            self._output_came.set()
-        if (self._output or self._filling) and self._output_gone.is_set():
-            self._output_gone = trio.Event()
-
-    def _lines(self, frame: Output) -> Iterator[OutputLine]:
-        stream = "stderr" if frame.stream == 2 else "stdout"
-        for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
-            yield OutputLine(self.name, stream, frame.id or None, text.removesuffix("\r"))
-
-    def _give_output(self, frame: Output, sink: Callable[[OutputLine], object]) -> bool:
-        """Whether the sink has taken it; many lines are left to the task that can wait."""
-        count = 1 + frame.payload.count(b"\n")
-        if count > MANY_LINES:
-            return False
-        self._said += count
-        for line in self._lines(frame):
-            self._give_line(line, sink)
-        self._connection.delivered(frame)
-        return True
-
-    def _give_line(self, line: OutputLine, sink: Callable[[OutputLine], object]) -> None:
-        try:
-            sink(line)
-        except BaseException:  # not ours to be stopped by, whatever it is
-            logger.exception("%s: the output sink failed", self.name)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _deliver_output(self) -> None:
-        while True:
-            while self._output:
-                frame, sink = self._output[0]
-                await self._give_lines(frame, sink)
-                self._connection.delivered(frame)
-                self._send()
-                self._output.popleft()
-            self._look_for_output()
-            self._output_came = trio.Event()
-            await self._output_came.wait()
-
-    def _look_for_output(self) -> None:
-        if not self._output and not self._filling:
-            self._output_gone.set()
-
-    def _fill_later(self, frame: Output, sink: trio.MemorySendChannel[OutputLine]) -> None:
-        """Leave it to a task of this channel's own: while it is full, others need not wait."""
-        waiting = self._filling.get(sink)
-        if waiting is None:
-            waiting = self._filling[sink] = deque()
-            assert self._fillers is not None
-            self._fillers.start_soon(self._fill, sink, waiting)
-        waiting.append(frame)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _fill(self, sink: trio.MemorySendChannel[OutputLine], waiting: deque[Output]) -> None:
-        try:
-            while waiting:
-                await self._send_lines(waiting[0], sink)
-                self._connection.delivered(waiting.popleft())
-                self._send()
-        finally:
-            del self._filling[sink]
-            self._look_for_output()
-
-    async def _give_lines(self, frame: Output, sink: Callable[[OutputLine], object]) -> None:
-        for line in self._lines(frame):
-            if self._said >= MANY_LINES:
-                self._said = 0
-                await trio.lowlevel.checkpoint()
-            self._said += 1
-            self._give_line(line, sink)
-
-    async def _send_lines(self, frame: Output, sink: trio.MemorySendChannel[OutputLine]) -> None:
-        try:
-            for line in self._lines(frame):
-                await sink.send(line)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            logger.debug("%s: output came after its channel was closed", self.name)
-
-    def _deliver_record(self, frame: Record) -> None:
-        self._said += 1
-        name, _, message = frame.payload.partition(b"\0")
-        target = logging.getLogger(f"trickle.remote.{self.name}")
-        if target.isEnabledFor(frame.level):
-            target.log(min(frame.level, logging.CRITICAL), "%s: %s", _text(name), _text(message))
-
 
 _module_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("modules")
 
@@ -988,16 +885,6 @@ def _module_thread() -> trio.CapacityLimiter:
     except LookupError:
         _module_limiter.set(trio.CapacityLimiter(1))
         return _module_limiter.get()
-
-
-def print_line(line: OutputLine) -> None:
-    """The default sink: this program's stderr, each line labelled with its host."""
-    with contextlib.suppress(OSError, ValueError):  # nobody is there to read it
-        sys.stderr.write(f"{line.host}: {printable(line.text)}\n")
-
-
-def _text(data: bytes) -> str:
-    return printable_lines(data.decode("utf-8", "backslashreplace"))
 
 
 def _info_from(about: dict[str, str]) -> HostInfo:

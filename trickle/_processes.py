@@ -22,7 +22,7 @@ from trickle._wire.frames import CHUNK
 from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
 
 if TYPE_CHECKING:
-    from trickle._host import CallRecord, HostCore
+    from trickle._host_core import CallRecord, HostCore
 
 GRANT = 64 * 1024  # bytes that are taken from a pipe before the other end is told so
 
@@ -242,7 +242,7 @@ class RemoteProcess:
     def _broken(self, what: str) -> Exception:
         error = self._error
         if isinstance(error, HostLost):
-            from trickle._host import again
+            from trickle._host_core import again
 
             return again(error)
         broken = trio.BrokenResourceError(f"{self._name}: {what}")

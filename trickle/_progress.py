@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import trio
 
 from trickle._exceptions import ConnectError, HostLost, NotNeeded
-from trickle._host import CallRecord
+from trickle._host_core import CallRecord
 from trickle._link import Link
 from trickle._results import Failure, Success
 

@@ -16,7 +16,7 @@ from trickle._settings import CallOptions
 from trickle._tunnel_process import TunnelProcess
 
 if TYPE_CHECKING:
-    from trickle._host import HostCore
+    from trickle._host_core import HostCore
 
 LOST = 255  # the exit status of a tunnel whose relay is gone, as ssh's when its connection is
 

@@ -14,7 +14,8 @@ import trio
 from trickle._backoff import backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, WorkerDied
 from trickle._fan_out import Attempt, Give, Outcome, Tally, Verb, may_differ, not_needed
-from trickle._host import CallRecord, Host, again
+from trickle._host import Host
+from trickle._host_core import CallRecord, again
 from trickle._progress import Board
 from trickle._results import Failure, Success
 from trickle._settings import GroupOptions

@@ -12,7 +12,8 @@ import trio
 
 from trickle._check_tunnel import check_tunnel
 from trickle._group import Group, by_name, group_of
-from trickle._host import Host, open_core
+from trickle._host import Host
+from trickle._host_core import open_core
 from trickle._memory_agent import prepare_remote
 from trickle._memory_tunnel import (
     Fault,

@@ -17,7 +17,7 @@ import trio.lowlevel
 import trickle
 from tests import torture, work
 from tests.hosts import file_appears, is_running, is_stopped, local, process_ends, running_below
-from trickle import _host, _link
+from trickle import _host_core, _link
 from trickle._module_server import ModuleServer
 from trickle._wire.connection import CREDIT
 from trickle.abc import Tunnel
@@ -179,7 +179,7 @@ async def test_an_exception_beside_a_call_ends_it(far: Tunnel, shared: Path) -> 
 async def test_a_host_that_gives_no_verdict_is_lost_and_its_work_ends(
     far: Tunnel, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_host, "VERDICT_SLACK", 0.5)
+    monkeypatch.setattr(_host_core, "VERDICT_SLACK", 0.5)
     errors = []
 
     async def another_call(host: trickle.Host) -> None:

@@ -21,7 +21,7 @@ import trickle
 from tests import flows, work
 from tests.hosts import local
 from tests.sshd import Sshd
-from trickle._host import open_core
+from trickle._host_core import open_core
 from trickle._memory_agent import prepare_remote
 from trickle._memory_tunnel import CONNECTION_LOST, Memory, MemoryTunnel
 from trickle._settings import CallOptions, OpenSettings

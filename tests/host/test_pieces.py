@@ -12,7 +12,7 @@ import trickle
 from tests.hosts import local
 from tests.wire.pair import deterministic
 from trickle._agent import results
-from trickle._host import bytes_in
+from trickle._host_core import bytes_in
 from trickle._link import RemoteCall
 from trickle._pickling import dumps_call
 from trickle._wire.frames import LARGE

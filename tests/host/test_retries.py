@@ -20,7 +20,8 @@ from tests import work
 from tests.hosts import file_appears, local, process_ends
 from trickle import _backoff
 from trickle._backoff import LONGEST_DELAY, backoff
-from trickle._host import CallRecord, Host, open_core
+from trickle._host import Host
+from trickle._host_core import CallRecord, open_core
 from trickle._link import Link
 from trickle._memory_agent import prepare_remote
 from trickle._memory_tunnel import Fault, LinkLost, Memory, MemoryTunnel, Unreachable, Wire

@@ -19,7 +19,7 @@ from tests.hostile import victims
 from tests.hostile.attacks import ALL_ANSWERS, ANSWERS, ATTACKS
 from tests.hostile.victims import Point, double
 from tests.hostile.watch import LENIENCE, MEMORY, MEMORY_PER_BYTE, STALL, STALL_PER_MIB, watched
-from trickle import _host, _link
+from trickle import _host_core, _link
 from trickle.abc import Tunnel
 from trickle.testing import open_memory_host
 
@@ -174,7 +174,7 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def settings_of_the_victims(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(_host, "VERDICT_SLACK", 0.5)  # seconds that a host has for its verdict, and to end in
+    monkeypatch.setattr(_host_core, "VERDICT_SLACK", 0.5)  # seconds that a host has for its verdict, and to end in
     monkeypatch.setattr(_link, "EXIT_PATIENCE", 0.5)
     monkeypatch.setattr(victims, "ran", [])
     caplog.set_level(logging.INFO)

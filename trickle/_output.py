@@ -1,0 +1,152 @@
+"""Give what a host has printed and logged to whom it is for: in its order, and so that nobody waits for a slow one."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import trio
+
+from trickle._diagnosis import printable, printable_lines
+from trickle._settings import OutputLine, Sink
+from trickle._wire.frames import Output, Record
+
+logger = logging.getLogger("trickle")
+
+MANY_LINES = 1000  # and records: how many until other tasks get their turn
+
+
+class OutputDelivery:
+    """The output of one host.
+
+    Args:
+      host: its name.
+      delivered: called with each frame that a sink has taken.
+      send: called when there may be something to send on that, and the caller of `take` does not do so by itself.
+
+    Attributes:
+      said: lines and records since other tasks had a turn.
+      gone: set when all has been taken.
+    """
+
+    def __init__(self, host: str, delivered: Callable[[Output], object], send: Callable[[], object]) -> None:
+        self.said: int = 0
+        self.gone: trio.Event = trio.Event()
+        self.gone.set()
+        self._host = host
+        self._delivered = delivered
+        self._send = send
+        # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
+        self._waiting: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
+        self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
+        self._came = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    def start(self, nursery: trio.Nursery) -> None:
+        """Have tasks in *nursery* that can wait for sinks."""
+        self._nursery = nursery
+        nursery.start_soon(self._deliver)
+
+    async def give_turn(self) -> None:
+        """Let other tasks run."""
+        self.said = 0
+        await trio.lowlevel.checkpoint()
+
+    def take(self, frame: Output, sink: Sink | None) -> None:
+        """Give lines to a sink (None: print them), at once or as soon as it takes them."""
+        if isinstance(sink, trio.MemorySendChannel):
+            self._fill_later(frame, sink)
+        elif self._waiting or not self._give(frame, sink or print_line):
+            self._waiting.append((frame, sink or print_line))
+            self._came.set()
+        if (self._waiting or self._filling) and self.gone.is_set():
+            self.gone = trio.Event()
+
+    def log(self, frame: Record) -> None:
+        """Log what was logged over there."""
+        self.said += 1
+        name, _, message = frame.payload.partition(b"\0")
+        target = logging.getLogger(f"trickle.remote.{self._host}")
+        if target.isEnabledFor(frame.level):
+            target.log(min(frame.level, logging.CRITICAL), "%s: %s", shown(name), shown(message))
+
+    def _lines(self, frame: Output) -> Iterator[OutputLine]:
+        stream = "stderr" if frame.stream == 2 else "stdout"
+        for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
+            yield OutputLine(self._host, stream, frame.id or None, text.removesuffix("\r"))
+
+    def _give(self, frame: Output, sink: Callable[[OutputLine], object]) -> bool:
+        """Whether the sink has taken it; many lines are left to the task that can wait."""
+        count = 1 + frame.payload.count(b"\n")
+        if count > MANY_LINES:
+            return False
+        self.said += count
+        for line in self._lines(frame):
+            self._give_line(line, sink)
+        self._delivered(frame)
+        return True
+
+    def _give_line(self, line: OutputLine, sink: Callable[[OutputLine], object]) -> None:
+        try:
+            sink(line)
+        except BaseException:  # not ours to be stopped by, whatever it is
+            logger.exception("%s: the output sink failed", self._host)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _deliver(self) -> None:
+        while True:
+            while self._waiting:
+                frame, sink = self._waiting[0]
+                for line in self._lines(frame):
+                    if self.said >= MANY_LINES:
+                        await self.give_turn()
+                    self.said += 1
+                    self._give_line(line, sink)
+                self._delivered(frame)
+                self._send()
+                self._waiting.popleft()
+            self._look_whether_gone()
+            self._came = trio.Event()
+            await self._came.wait()
+
+    def _look_whether_gone(self) -> None:
+        if not self._waiting and not self._filling:
+            self.gone.set()
+
+    def _fill_later(self, frame: Output, sink: trio.MemorySendChannel[OutputLine]) -> None:
+        """Leave it to a task of this channel's own: while it is full, others need not wait."""
+        waiting = self._filling.get(sink)
+        if waiting is None:
+            waiting = self._filling[sink] = deque()
+            assert self._nursery is not None
+            self._nursery.start_soon(self._fill, sink, waiting)
+        waiting.append(frame)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _fill(self, sink: trio.MemorySendChannel[OutputLine], waiting: deque[Output]) -> None:
+        try:
+            while waiting:
+                try:
+                    for line in self._lines(waiting[0]):
+                        await sink.send(line)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    logger.debug("%s: output came after its channel was closed", self._host)
+                self._delivered(waiting.popleft())
+                self._send()
+        finally:
+            del self._filling[sink]
+            self._look_whether_gone()
+
+
+def print_line(line: OutputLine) -> None:
+    """The default sink: this program's stderr, each line labelled with its host."""
+    with contextlib.suppress(OSError, ValueError):  # nobody is there to read it
+        sys.stderr.write(f"{line.host}: {printable(line.text)}\n")
+
+
+def shown(data: bytes) -> str:
+    """A text from a host, without what a terminal would obey."""
+    return printable_lines(data.decode("utf-8", "backslashreplace"))
