@@ -18,8 +18,7 @@ import zoneinfo
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from trickle._pickle_budget import Budget
-from trickle._pickle_scan import Refused, printable
+from trickle._pickle_budget import Budget, Refused, printable
 
 Name = tuple[str, str]  # a class's module and qualified name
 
@@ -53,39 +52,39 @@ def _expect_integers(budget: Budget, *values: Any) -> None:
         _expect(int, value)
         if value.bit_length() > MAX_BITS:
             raise Refused("it has a huge integer in a fraction, range or slice")
-        budget.charge(value.bit_length() // 8)
-        budget.spend(4 * value.bit_length())  # arithmetic with it
+        budget.charge_work(value.bit_length() // 8)
+        budget.charge_time(4 * value.bit_length())  # arithmetic with it
 
 
 def _expect_text(budget: Budget, text: Any, limit: int) -> None:
     _expect(str, text)
     if len(text) > limit:
         raise Refused("it has a text that is too long for what it stands for")
-    budget.charge(len(text))
+    budget.charge_work(len(text))
 
 
 def _make_bytearray(budget: Budget, data: bytes = b"") -> bytearray:
-    budget.spend(300)
+    budget.charge_time(300)
     _expect(bytes, data)
-    budget.charge(len(data))
+    budget.charge_work(len(data))
     return bytearray(data)
 
 
 def _make_complex(budget: Budget, real: float, imag: float) -> complex:
-    budget.spend(500)
+    budget.charge_time(500)
     _expect(float, real)
     _expect(float, imag)
     return complex(real, imag)
 
 
 def _make_range(budget: Budget, start: int, stop: int, step: int) -> range:
-    budget.spend(1000)
+    budget.charge_time(1000)
     _expect_integers(budget, start, stop, step)
     return range(start, stop, step)
 
 
 def _make_slice(budget: Budget, *bounds: int | None) -> slice:
-    budget.spend(1000)
+    budget.charge_time(1000)
     _expect_integers(budget, *(bound for bound in bounds if bound is not None))
     start, stop, step = bounds
     return slice(start, stop, step)
@@ -95,20 +94,20 @@ def _make_slice(budget: Budget, *bounds: int | None) -> slice:
 
 
 def _make_date(budget: Budget, packed: Any) -> datetime.date:
-    budget.spend(700)
+    budget.charge_time(700)
     _expect(bytes, packed)
     return datetime.date(packed).replace()  # type: ignore[call-arg]
 
 
 def _make_datetime(budget: Budget, packed: Any, zone: Any = None) -> datetime.datetime:
-    budget.spend(1300)
+    budget.charge_time(1300)
     _expect(bytes, packed)
     _expect_zone(zone)
     return datetime.datetime(packed).replace(tzinfo=zone)  # type: ignore[call-arg]
 
 
 def _make_time(budget: Budget, packed: Any, zone: Any = None) -> datetime.time:
-    budget.spend(1300)
+    budget.charge_time(1300)
     _expect(bytes, packed)
     _expect_zone(zone)
     return datetime.time(packed).replace(tzinfo=zone)
@@ -120,13 +119,13 @@ def _expect_zone(zone: object) -> None:
 
 
 def _make_timedelta(budget: Budget, days: int, seconds: int, microseconds: int) -> datetime.timedelta:
-    budget.spend(1600)
+    budget.charge_time(1600)
     _expect_integers(budget, days, seconds, microseconds)
     return datetime.timedelta(days, seconds, microseconds)
 
 
 def _make_timezone(budget: Budget, offset: datetime.timedelta, *name: str) -> datetime.timezone:
-    budget.spend(1000)
+    budget.charge_time(1000)
     _expect(datetime.timedelta, offset)
     for text in name:
         _expect(str, text)
@@ -137,7 +136,7 @@ _ZONE_KEY = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 def _make_zone(budget: Budget, key: str) -> zoneinfo.ZoneInfo:
-    budget.spend(1500)
+    budget.charge_time(1500)
     _expect_text(budget, key, 100)
     return _read_zone(key)
 
@@ -151,26 +150,26 @@ def _read_zone(key: str) -> zoneinfo.ZoneInfo:
 
 
 def _make_decimal(budget: Budget, text: str) -> decimal.Decimal:
-    budget.spend(800)
+    budget.charge_time(800)
     _expect_text(budget, text, MAX_DIGITS)
     return decimal.Decimal(text)
 
 
 def _make_fraction(budget: Budget, numerator: int, denominator: int) -> fractions.Fraction:
-    budget.spend(1300)
+    budget.charge_time(1300)
     _expect_integers(budget, numerator, denominator)
     return fractions.Fraction(numerator, denominator)
 
 
 def _make_uuid(budget: Budget, text: str) -> uuid.UUID:
-    budget.spend(1800)
+    budget.charge_time(1800)
     _expect_text(budget, text, 36)
     return uuid.UUID(text)
 
 
 def _path_maker(cls: type[pathlib.PurePath]) -> Callable[..., pathlib.PurePath]:
     def make(budget: Budget, *parts: str) -> pathlib.PurePath:
-        budget.spend(3000)
+        budget.charge_time(3000)
         for part in parts:
             _expect_text(budget, part, MAX_PATH)
         return cls(*parts)
@@ -180,7 +179,7 @@ def _path_maker(cls: type[pathlib.PurePath]) -> Callable[..., pathlib.PurePath]:
 
 def _address_maker(cls: Callable[[str], object]) -> Callable[..., object]:
     def make(budget: Budget, text: str) -> object:
-        budget.spend(4000 if cls is ipaddress.IPv4Address else 10_000)
+        budget.charge_time(4000 if cls is ipaddress.IPv4Address else 10_000)
         _expect_text(budget, text, 128)
         return cls(text)
 
@@ -188,19 +187,19 @@ def _address_maker(cls: Callable[[str], object]) -> Callable[..., object]:
 
 
 def _make_ordered_dict(budget: Budget) -> collections.OrderedDict[Any, Any]:
-    budget.spend(400)
+    budget.charge_time(400)
     return collections.OrderedDict()
 
 
 def _make_counter(budget: Budget, counts: dict[Any, Any]) -> collections.Counter[Any]:
-    budget.spend(3000)
+    budget.charge_time(3000)
     _expect(dict, counts)
-    budget.charge(ENTRY_WORK * len(counts))
+    budget.charge_work(ENTRY_WORK * len(counts))
     return collections.Counter(counts)
 
 
 def _make_deque(budget: Budget, items: tuple[()] = (), maxlen: int | None = None) -> collections.deque[Any]:
-    budget.spend(600)
+    budget.charge_time(600)
     if items != () or type(maxlen) not in (int, type(None)):
         raise Refused("it has a deque that is made of something strange")
     budget.count_nestable()
@@ -208,7 +207,7 @@ def _make_deque(budget: Budget, items: tuple[()] = (), maxlen: int | None = None
 
 
 def _make_defaultdict(budget: Budget, factory: object = None) -> collections.defaultdict[Any, Any]:
-    budget.spend(600)
+    budget.charge_time(600)
     if not isinstance(factory, Factory | None):
         raise Refused("it has a defaultdict whose factory is not a builtin type")
     budget.count_nestable()

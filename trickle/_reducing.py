@@ -70,10 +70,10 @@ class Reducing:
         except trio_parallel.BrokenWorkerError as exc:
             error = _died(host, exc.args[-1].exitcode)
         finally:
-            # One that was dead as soon as it was killed has not been joined, and keeps its pipes until it is.
-            multiprocessing.active_children()
             _ours.reset(marked)
             self._running.discard(scope)
+            # One that was dead as soon as it was killed has not been joined, and keeps its pipes until it is.
+            multiprocessing.active_children()
         raise error
 
     async def aclose(self) -> None:

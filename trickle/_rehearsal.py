@@ -12,29 +12,30 @@ import functools
 import io
 import pickle
 import re
+from array import array
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-from trickle._pickle_budget import Budget
-from trickle._pickle_scan import (
+from trickle._pickle_budget import Budget, Refused
+from trickle._pickle_opcodes import (
     ALL_KINDS,
     BYTEARRAY,
     COSTLY,
     LARGE_INTEGER,
     SLICE,
     WITHOUT_ARGUMENT,
-    Refused,
     any_of,
-    in_one_frame,
+    frame_of,
     is_costly,
     one_of,
     skip_long,
 )
+from trickle._pickle_scan import pairs
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Name, Recipe, refusal_of_class
 
 # Nanoseconds: see _pickle_budget.py.
 KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another value that stands for itself there
-TUPLE_TIME: Final = 400  # of any other, or what else gets a stand-in
+TUPLE_TIME: Final = 300  # of any other, or what else gets a stand-in
 EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one that is there already
 COLLISION_TIME: Final = 150  # of a key with each other one that has the same hash
 COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
@@ -55,32 +56,34 @@ def _pieces() -> re.Pattern[bytes]:
     return re.compile(b"((?:" + others + b")*+)(" + costly + rb"|\Z)", re.DOTALL)
 
 
-def with_stand_ins(data: bytes, runs: list[tuple[int, int]], budget: Budget) -> Generator[None, None, bytes]:
+def with_stand_ins(data: bytes, runs: array[int], budget: Budget) -> Generator[None, None, bytearray]:
     """Return *data*, which has these *runs*, with requests for stand-ins for what is costly as a key.
 
     Yields after each `SLICE` or so.
     """
     find_pieces = _pieces().findall
-    written = [data[:2]]
+    written = bytearray(data[:2] + frame_of(0))
     position = paused = 2
-    for start, end in runs:
+    for start, end in pairs(runs):
         while position < start:
             opcode, before, position = data[position], position, skip_long(data, position)
-            written.append(data[before:position])
+            written += data[before:position]
             if is_costly(opcode, position - before) and opcode != BYTEARRAY:
-                budget.spend(TUPLE_TIME)
-                written.append(_ASK)
+                budget.charge_time(TUPLE_TIME)
+                written += _ASK
         pieces = find_pieces(data, start, end)
         if len(pieces) > 1 and not pieces[-2][1]:
             del pieces[-1]  # that there is nothing at the end has been found twice
-        budget.spend(TUPLE_TIME * len(pieces))
-        written.append(_ASK.join(map(b"".join, pieces)))
+        budget.charge_time(TUPLE_TIME * (len(pieces) - 1))
+        written += _ASK.join(map(b"".join, pieces))
         position = end
         if position - paused >= SLICE:
             paused = position
             yield
-    written.append(data[position:])
-    return b"".join(written)
+    written += data[position:]
+    frame = frame_of(len(written) - 2 - len(frame_of(0)))
+    written[2 : 2 + len(frame)] = frame
+    return written
 
 
 class _Known(NamedTuple):
@@ -106,19 +109,19 @@ class _Ledger:
         self._depth = 0
 
     def hash_tuple(self, value: tuple[Any, ...]) -> int:
-        self.budget.spend(KEY_TIME)
+        self.budget.charge_time(KEY_TIME)
         if len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
-            self.budget.charge(len(value))
+            self.budget.charge_work(len(value))
             value_hash = tuple.__hash__(value)
             self.count_collision(value, value_hash, len(value))
             return value_hash
         known = self._known.get(id(value)) or self._look_into(value)
-        self.budget.charge(known.weight)
+        self.budget.charge_work(known.weight)
         return known.hash
 
     def _look_into(self, value: tuple[Any, ...]) -> _Known:
         weight, depth = 1 + len(value), 0
-        self.budget.spend(2 * KEY_TIME)
+        self.budget.charge_time(2 * KEY_TIME)
         self._depth += 1
         for item in value:
             if type(item) is _KeyTuple:
@@ -134,7 +137,7 @@ class _Ledger:
         self._depth -= 1
         if depth >= MAX_DEPTH:
             raise Refused("it has a key of tuples nested too deeply")
-        self.budget.charge(weight)
+        self.budget.charge_work(weight)
         known = _Known(value, tuple.__hash__(value), weight, depth + 1)
         self._known[id(value)] = known
         self.count_collision(value, known.hash, weight)
@@ -144,13 +147,13 @@ class _Ledger:
         first = self._by_hash.setdefault(value_hash, value)
         if first is not value and first != value:
             others = self._others.setdefault(value_hash, [])
-            self.budget.spend((COLLISION_TIME + COLLISION_WEIGHT_TIME * weight) * (len(others) + 1))
+            self.budget.charge_time((COLLISION_TIME + COLLISION_WEIGHT_TIME * weight) * (len(others) + 1))
             if value not in others:
                 others.append(value)
 
 
 _NO_LEDGER: Final = _Ledger(Budget(0, 0))
-_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time
+_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time, see _undisturbed in _unpickling.py
 
 
 class _KeyTuple(tuple[Any, ...]):
@@ -172,8 +175,8 @@ class _KeyInteger(int):
 
     def __hash__(self) -> int:
         weight = self.weight()
-        _ledger.budget.charge(weight)
-        _ledger.budget.spend(KEY_TIME)
+        _ledger.budget.charge_work(weight)
+        _ledger.budget.charge_time(KEY_TIME)
         value_hash = int.__hash__(self)
         _ledger.count_collision(self, value_hash, weight)
         return value_hash
@@ -188,7 +191,7 @@ class _KeyText(str):
         return len(self) // 256
 
     def __hash__(self) -> int:
-        _ledger.budget.charge(self.weight())
+        _ledger.budget.charge_work(self.weight())
         return str.__hash__(self)
 
 
@@ -201,7 +204,7 @@ class _KeyBytes(bytes):
         return len(self) // 256
 
     def __hash__(self) -> int:
-        _ledger.budget.charge(self.weight())
+        _ledger.budget.charge_work(self.weight())
         return bytes.__hash__(self)
 
 
@@ -250,14 +253,14 @@ class _RehearsedValue(Exception, metaclass=_RehearsedType):
 
     def __hash__(self) -> int:
         value_hash = hash(self.make())
-        _ledger.budget.spend(4 * KEY_TIME)
+        _ledger.budget.charge_time(4 * KEY_TIME)
         weight = sum(_size(arg) for arg in self.args) // 64
-        _ledger.budget.charge(weight)
+        _ledger.budget.charge_work(weight)
         _ledger.count_collision(self, value_hash, weight)
         return value_hash
 
     def __eq__(self, other: object) -> bool:
-        _ledger.budget.spend(EQUALITY_TIME)
+        _ledger.budget.charge_time(EQUALITY_TIME)
         return bool(self.make() == _original(other))
 
 
@@ -345,8 +348,8 @@ class _Rehearsal(pickle.Unpickler):
 
     persistent_load = staticmethod(_stand_in)
 
-    def __init__(self, data: bytes, allowed: Mapping[Name, type]) -> None:
-        super().__init__(io.BytesIO(in_one_frame(data)))
+    def __init__(self, data: bytearray, allowed: Mapping[Name, type]) -> None:
+        super().__init__(io.BytesIO(data))
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
@@ -362,7 +365,7 @@ class _Rehearsal(pickle.Unpickler):
         raise refusal_of_class(module, name)
 
 
-def rehearse(rewritten: bytes, allowed: Mapping[Name, type], budget: Budget) -> None:
+def rehearse(rewritten: bytearray, allowed: Mapping[Name, type], budget: Budget) -> None:
     """Read what `with_stand_ins` has made, or refuse it."""
     global _ledger
     _ledger = _Ledger(budget)

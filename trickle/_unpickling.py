@@ -27,22 +27,13 @@ import trio
 
 from trickle._exceptions import UnsafeResult
 from trickle._fence import memory_fence
-from trickle._pickle_budget import Budget
-from trickle._pickle_scan import (
-    CLASSES,
-    COSTLY,
-    KEYS,
-    SLICE,
-    STATES,
-    Refused,
-    in_one_frame,
-    is_harmless,
-    printable,
-    scan,
-)
+from trickle._pickle_budget import Budget, Refused, printable
+from trickle._pickle_opcodes import CLASSES, COSTLY, KEYS, SLICE, STATES, in_one_frame
+from trickle._pickle_scan import is_harmless, scan
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
 from trickle._rehearsal import rehearse, with_stand_ins
 
+SMALL: Final = 16 * 1024  # bytes: reading these takes some milliseconds at most
 # Bytes; what is smaller cannot take more than the fence's 64 MiB: an empty set is one byte, and 224 in memory.
 FENCED_SIZE: Final = 256 * 1024
 FENCE: Final = 60 * 2**20  # bytes, and for each byte of a pickle: of the 64 MiB and 16 times its size that are
@@ -86,13 +77,34 @@ async def loads_in_turns(
     full_trust: bool = False,
 ) -> object:
     """The same, of what may be large: other tasks have their turns meanwhile.  Cannot be cancelled."""
+    if len(data) <= SMALL:
+        return loads(data, host=host, allowed=allowed, full_trust=full_trust)
     reading = _read(data, host, allowed, full_trust, 1)
+    with trio.CancelScope(shield=True):
+        async with _one_at_a_time():
+            value = await _in_turns(reading)
+    return value
+
+
+async def _in_turns(reading: Generator[None, None, object]) -> object:
     while True:
         try:
             next(reading)
         except StopIteration as done:
             return done.value
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.checkpoint()
+
+
+_lock: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("results")
+
+
+def _one_at_a_time() -> trio.Lock:
+    """Results that came together are read one after the other: else each would take a slice in every turn."""
+    try:
+        return _lock.get()
+    except LookupError:
+        _lock.set(trio.Lock())
+        return _lock.get()
 
 
 def _read(
@@ -105,6 +117,8 @@ def _read(
             return pickle.loads(in_one_frame(data))
         most = FENCE + FENCE_PER_BYTE * len(data) if len(data) >= FENCED_SIZE else None
         found, runs = yield from scan(data, most)
+        if len(data) > SLICE:
+            yield
         if (found & KEYS and found & COSTLY) or found & STATES or (found & CLASSES and allowed):
             budget = Budget(len(data), patience)
             rewritten = yield from with_stand_ins(data, runs, budget)

@@ -18,7 +18,7 @@ import pytest
 import trio
 
 import trickle
-from tests.hosts import local, running_below
+from tests.hosts import local, process_ends, running_below
 from tests.pythons import far_pythons
 from tests.requirements import require
 from tests.sshd import Sshd
@@ -51,6 +51,43 @@ async def is_opened(path: Path) -> int:
             except OSError:
                 pass  # gone meanwhile
         await trio.sleep(0.01)
+
+
+# ---- what comes between
+
+
+@pytest.mark.parametrize("what", ["a file", "a link", "a link to nothing"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_what_appears_at_the_target_meanwhile_is_replaced(what: str, resume: bool, tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"new")
+    (tmp_path / "other").write_bytes(b"other, and longer")
+    there = tmp_path / "there"
+    source = file_source.Source(os.fsencode(tmp_path / "here"))
+    target = file_target.Target(os.fsencode(there), {**OPTIONS, "resume": resume})
+    had = [answer for entries in source.listing() for answer in target.have(entries)]
+
+    if what == "a file":
+        there.write_bytes(b"old, and longer")
+    else:
+        there.symlink_to(tmp_path / ("other" if what == "a link" else "nothing"))
+    for ops in source.contents(dict(enumerate(had))):
+        target.write(ops)
+    target.finish()
+
+    assert not there.is_symlink() and there.read_bytes() == b"new"
+    assert (tmp_path / "other").read_bytes() == b"other, and longer" and not (tmp_path / "nothing").exists()
+    assert leftovers(tmp_path) == []
+
+
+async def test_a_new_file_with_a_slash_behind_its_name_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "here").write_bytes(b"new")
+
+    async with trickle.open_host(local("web1")) as host:
+        for verb in ("put", "fetch"):
+            with pytest.raises(NotADirectoryError):
+                await transfer(host, verb)(tmp_path / "here", os.fspath(tmp_path / "there") + "/")  # type: ignore[arg-type]
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
 
 
 # ---- what was left by transfers that were killed
@@ -327,11 +364,13 @@ async def test_a_transfer_that_was_killed_is_resumed(far: trickle.abc.Tunnel, sh
 
         def kill(done: int, of: int | None) -> None:
             if not killed and part.exists() and part.stat().st_size > BIG:
-                killed.append(host.info.pid)
+                killed.extend([host.info.pid, *running_below(host.info.pid)])
                 os.kill(killed[0], signal.SIGKILL)
 
         with pytest.raises(trickle.HostLost):
             await host.put(tmp_path / "here", shared / "there", resume=True, progress=kill)
+    for pid in killed:
+        await process_ends(pid)  # it has the part locked
     assert leftovers(shared) == [part.name] and not (shared / "there").exists()
 
     async with trickle.open_host(far) as host:

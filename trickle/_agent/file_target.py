@@ -151,6 +151,8 @@ class Target:
         try:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
+            if path.endswith(b"/"):
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(path))
             if not self.options["resume"]:
                 return None
             mode = stat.S_IFREG
@@ -242,13 +244,13 @@ class Target:
         self._to_come -= 1
         return self.entries[number]
 
-    def _begin(self, number: int, whole: bool = False) -> None:
+    def _begin(self, number: int, *, whole: bool = False) -> None:
         entry = self._file_entry(number)
         path = self._at(entry[0])
         part = self._parts.pop(number, None)
         self._writing = Writing(path, entry, part, bool(self.options["resume"]), self.where, self.check)
         with self._doing("a file was made beside it", path):
-            self._writing.open(whole)
+            self._writing.open(whole=whole)
 
     def _commit(self, digest: "Optional[bytes]") -> None:
         writing = self._open_one

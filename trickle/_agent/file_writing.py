@@ -64,7 +64,7 @@ class Writing:
     def _beside(self, tail: bytes) -> bytes:
         return os.path.join(self._directory, stem(self._target) + tail)
 
-    def open(self, whole: bool = False) -> None:
+    def open(self, *, whole: bool) -> None:
         """Be ready to be written to.  From here on it has to be moved or abandoned.
 
         With *whole*, nothing of what is there already will be copied.
@@ -204,17 +204,21 @@ class Writing:
         if fsync:
             os.fsync(self.fd)
         if self._name is not None or not self._link(self.path):
-            if self._name is None:
-                lock(self.fd)  # it will have a name for a moment
-            while self._name is None:
-                self._name = self._beside(random_tail())
-                if not self._link(self._name):
-                    self._name = None
-            os.replace(self._name, self.path)
-            self._name = None
+            self._replace()
         self.close()
         if fsync:
             sync_directory(self._directory)
+
+    def _replace(self) -> None:
+        """Put it where something is."""
+        if self._name is None:
+            lock(self.fd)  # it will have a name for a moment
+        while self._name is None:
+            self._name = self._beside(random_tail())
+            if not self._link(self._name):
+                self._name = None
+        os.replace(self._name, self.path)
+        self._name = None
 
     def _link(self, path: bytes) -> bool:
         """Give what has no name one; False if something else has that."""
@@ -353,13 +357,14 @@ def open_part(path: bytes, create: bool) -> "Optional[int]":
 # ---- systems
 
 
-_has_proc = []  # type: List[bool]
+_has_proc = None  # type: Optional[bool]
 
 
 def has_nameless_files() -> bool:
-    if not _has_proc:
-        _has_proc.append(os.path.isdir("/proc/self/fd"))  # found out once
-    return hasattr(os, "O_TMPFILE") and _has_proc[0]
+    global _has_proc
+    if _has_proc is None:
+        _has_proc = os.path.isdir("/proc/self/fd")
+    return hasattr(os, "O_TMPFILE") and _has_proc
 
 
 def sync_directory(path: bytes) -> None:
