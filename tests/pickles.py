@@ -1,5 +1,6 @@
 """Pickles written by hand, opcode by opcode, as no pickler writes them."""
 
+import decimal
 import struct
 import sys
 
@@ -54,6 +55,102 @@ def set_of(items: bytes) -> bytes:
     return b"\x8f(" + items + b"\x90"
 
 
+def dict_of(*keys: bytes) -> bytes:
+    return b"}(" + b"".join(key + b"N" for key in keys) + b"u"
+
+
+def kept(*values: bytes) -> bytes:
+    """Opcodes that remember values, the first as number 0, and leave nothing on the stack."""
+    return b"(" + b"".join(value + b"\x94" for value in values) + b"1"
+
+
+def get_far(index: int) -> bytes:
+    return b"j" + struct.pack("<I", index)
+
+
+def small(value: int) -> bytes:
+    return b"\x8a\x08" + value.to_bytes(8, "little", signed=True)
+
+
+def long_text(value: str) -> bytes:
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def long_integer(value: int) -> bytes:
+    encoded = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8b" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _signed(value: int) -> int | None:
+    """The integer of 64 bits that hashes to that, if there is one."""
+    value -= value >> 63 << 64
+    return value if abs(value) < HASH_MODULUS and value != -1 else None
+
+
+_ALL_BITS = 2**64 - 1
+
+
+def colliding_pairs(count: int) -> list[tuple[int, int]]:
+    """Pairs of integers that make frozensets with the same hash: see frozenset_hash in Objects/setobject.c."""
+
+    def shuffle(number: int) -> int:
+        return ((number ^ 89869747 ^ (number << 16)) * 3644798167) & _ALL_BITS
+
+    def shuffle_back(number: int) -> int:
+        mixed = wanted = (number * pow(3644798167, -1, 2**64)) & _ALL_BITS ^ 89869747
+        for _ in range(4):
+            mixed = wanted ^ (mixed << 16) & _ALL_BITS
+        return mixed
+
+    found: list[tuple[int, int]] = []
+    first = 1
+    while len(found) < count:
+        first += 1
+        second = _signed(shuffle_back(0x123456789ABCDEF0 ^ shuffle(first)))
+        if second is not None:
+            found.append((first, second))
+    return found
+
+
+def colliding_items(count: int) -> list[tuple[int, int]]:
+    """Integers n, m of which (frozenset([n]), m) has the same hash: see tuplehash in Objects/tupleobject.c."""
+    prime_1, prime_2, prime_5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
+
+    def rotate(number: int, bits: int) -> int:
+        return (number << bits | number >> 64 - bits) & _ALL_BITS
+
+    found: list[tuple[int, int]] = []
+    first = 1
+    while len(found) < count:
+        first += 1
+        mixed = prime_5 + (hash(frozenset([first])) & _ALL_BITS) * prime_2
+        mixed = rotate(mixed & _ALL_BITS, 31) * prime_1 & _ALL_BITS
+        wanted = rotate(0xDEADBEEFCAFE1234 * pow(prime_1, -1, 2**64) & _ALL_BITS, 33)
+        second = _signed((wanted - mixed) * pow(prime_2, -1, 2**64) & _ALL_BITS)
+        if second is not None:
+            found.append((first, second))
+    return found
+
+
+def nested_frozensets(depth: int, begin: int) -> bytes:
+    """A frozenset of one and of a frozenset of that one, and so on; remembered from number *begin* on."""
+    steps = (b"0(" + get(begin + n) + b"(" + get(begin + n) + b"\x91\x91\x94" for n in range(depth))
+    return b"(N\x91\x94" + b"".join(steps) + b"0"
+
+
+def as_decimal(digits: bytes) -> bytes:
+    return call("decimal", "Decimal", digits + b"\x85")
+
+
+def slow_fraction(digits: str) -> bytes:
+    """One with the hash of a decimal of these digits."""
+    denominator = 2**16300 + 1
+    product = int(decimal.Decimal(digits)) % HASH_MODULUS * denominator
+    numerator = product % HASH_MODULUS + HASH_MODULUS * 2**16000
+    return call("fractions", "Fraction", long_integer(numerator) + long_integer(denominator) + b"\x86")
+
+
 COSTLY = {
     "a memo index of 2**29": b"]r\x00\x00\x00 ",
     "nested tuples as a key": b"}" + DEEP + b"Ns",
@@ -73,6 +170,48 @@ COSTLY = {
     "decimals that collide": DECIMAL + set_of(b"".join(get(0) + digits + b"\x85R" for digits in COLLIDING_TEXTS)),
     "tuples by the million beside a key": b"(](" + b"N\x85" * 2_000_000 + b"e}(NNut",
     "large tuples that collide": set_of(b"".join(b"(" + b"M\x11\x22" * 14 + n + b"t" for n in COLLIDING)),
+    "frozensets nested and shared": (nested_frozensets(24, 0) + nested_frozensets(24, 25) + dict_of(get(24), get(49))),
+    "frozensets of small integers that collide": set_of(
+        b"".join(b"(" + small(one) + small(other) + b"\x91" for one, other in colliding_pairs(8000))
+    ),
+    "tuples that collide behind frozensets": set_of(
+        b"".join(b"(" + small(one) + b"\x91" + small(other) + b"\x86" for one, other in colliding_items(6000))
+    ),
+    "a decimal beside a huge integer": dict_of(
+        as_decimal(text("1")), long_integer(2**800_000 // HASH_MODULUS * HASH_MODULUS + 1)
+    ),
+    "a decimal beside a fraction, many times": (
+        kept(as_decimal(long_text("7" * 16_000)), slow_fraction("7" * 16_000)) + dict_of(get(0), *[get(1)] * 3000)
+    ),
+    "a chain of keys, the first one many times": (
+        kept(COLLIDING[0]) + b"N\x850" + dict_of(get(0)) + b"0" + dict_of(*COLLIDING[1:1150], *[get(0)] * 170_000)
+    ),
+    "a chain of tuples, the last one many times": (
+        kept(*(number + b"\x85" for number in COLLIDING[:250]))
+        + dict_of(*map(get_far, range(250)), *[get(249)] * 100_000)
+    ),
+    "a tuple of fractions as many keys": (
+        kept(call("fractions", "Fraction", b"K\x03K\x07\x86"), b"(" + get(0) * 1000 + b"t") + set_of(get(1) * 8000)
+    ),
+    "a tuple of integers as many keys": (
+        kept(*[b"(" + b"".join(b"J" + struct.pack("<i", 70_000 + n) for n in range(50_000)) + b"t"] * 2)
+        + set_of(get(0) + get(1) * 1000)
+    ),
+    "a text of four bytes a letter as many keys": (
+        kept(*[long_text("x" * 2**17 + "\U0001f600")] * 2) + set_of(get(0) + get(1) * 100_000) + b"N\x850"
+    ),
+    "paths that are equal as many keys": (
+        kept(*[call("pathlib", "PurePosixPath", long_text("a/" * 30_000) + b"\x85")] * 2)
+        + set_of(get(0) + get(1) * 30_000)
+    ),
+    "a deque that is stored into": (
+        call("collections", "deque", b")") + b"(" + b"N" * 250_000 + b"e" + b"J\x40\xe2\x01\x00Ns" * 20_000
+    ),
+    "a bytearray that is appended to": b"\x96" + bytes(8) + b"\x89a" * 2**20,
+    "a deque that is appended to": call("collections", "deque", b")") + b"Na" * 2**20,
+    "a class that is looked up": (
+        kept(text("uuid"), text("UUID")) + b"(" + (get(0) + get(1) + b"\x930") * 170_000 + b"t"
+    ),
     "many counters of a dict": COUNTER + LONG_DICT + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",
     "many bytearrays of bytes": BYTEARRAY + LONG_BYTES + b"\x85\x940(" + (get(0) + get(1) + b"R") * 50_000 + b"t",
     "a list that doubles": b"](Ne\x94" + NOTHING_REPLACED + b"\x940" + (get(0) + get(1) + get(0) + b"s0") * 50 + b"N",

@@ -9,6 +9,9 @@ SPARE_WORK: Final = 64 * 1024
 # so that the same result is read, or refused, on a fast machine and on a busy one.
 SPARE_TIME: Final = 60_000_000
 TIME_PER_BYTE: Final = 20
+LOOKUP_TIME: Final = 1000  # of a class, by its name
+APPEND_TIME: Final = 200  # to what is no list
+WORK_TIME: Final = 16  # of a unit of work
 PATIENCE: Final = 50  # times as long may it take in a process that has no loop to be held up
 MAX_NESTABLE: Final = 10_000  # deques and defaultdicts: nested ones overflow the stack when they are freed
 
@@ -19,7 +22,10 @@ class Refused(Exception):
 
 def printable(text: object) -> str:
     """Return *text* from a host in a form that fits a message, and that a terminal does not obey."""
-    return ascii(str(text))[1:-1][:200]
+    try:
+        return ascii(str(text))[1:-1][:200]
+    except Exception as exc:  # RecursionError, for one
+        return f"(it cannot be shown: {type(exc).__name__})"
 
 
 class Budget:
@@ -46,6 +52,8 @@ class Budget:
             )
 
     def charge_work(self, work: int) -> None:
+        """It takes time as well."""
+        self.charge_time(WORK_TIME * work)
         self.work_left -= work
         if self.work_left < 0:
             raise Refused("it would take more time or memory than its size accounts for")

@@ -7,7 +7,7 @@ from typing import Final
 
 from trickle._pickle_budget import Refused
 
-LONG_TEXT: Final = 4096  # bytes; below, comparing two texts takes no longer than reading an opcode
+LONG_TEXT: Final = 512  # bytes; below, comparing two texts takes no longer than reading an opcode
 SLICE: Final = 128 * 1024  # bytes: going through these takes a few milliseconds
 
 # Kinds of opcodes, as bits: what is in a pickle decides whether to rehearse it.
@@ -41,12 +41,16 @@ _FRAME: Final = rb"\x95.{8}"
 # Those without arguments.
 _HARMLESS: Final = b"N\x88\x89])(\x94aeR\x81\x9201}\x8f"  # None, booleans, [], (), MARK, MEMOIZE, REDUCE...
 WITHOUT_ARGUMENT: Final = {
-    KEYS: b"su\x90\x91",  # SETITEM, SETITEMS, ADDITEMS, FROZENSET
+    KEYS: b"su\x90",  # SETITEM, SETITEMS, ADDITEMS
     COSTLY: b"t\x85\x86\x87",  # TUPLE, TUPLE1-3
     CLASSES: b"\x93",  # STACK_GLOBAL
     STATES: b"b",  # BUILD
 }
-KIND_OF: Final = {opcode: kind for kind, opcodes in WITHOUT_ARGUMENT.items() for opcode in opcodes}
+FROZENSET: Final = b"\x91"  # it hashes its items, and is costly as a key
+KIND_OF: Final = {
+    FROZENSET[0]: KEYS | COSTLY,
+    **{opcode: kind for kind, opcodes in WITHOUT_ARGUMENT.items() for opcode in opcodes},
+}
 LENGTH_BYTES: Final = {  # of the opcodes whose arguments are of any length
     **dict.fromkeys(b"\x8cC\x8a", 1),  # SHORT_BINUNICODE, SHORT_BINBYTES, LONG1
     **dict.fromkeys(b"XB\x8b", 4),  # BINUNICODE, BINBYTES, LONG4
@@ -62,6 +66,8 @@ STOP: Final = ord(".")
 def one_of(kinds: int, but: bytes = b"") -> bytes:
     """Return a pattern for some opcodes that are harmless or of these *kinds*, and for none of those in *but*."""
     simple = _HARMLESS + b"".join(opcodes for kind, opcodes in WITHOUT_ARGUMENT.items() if kind & kinds)
+    if kinds & KEYS and kinds & COSTLY:
+        simple += FROZENSET
     patterns = [any_of(simple.translate(None, but)) + b"++", _WITH_ARGUMENT, _FRAME]
     return b"|".join([*patterns, LARGE_INTEGER] if kinds & COSTLY else patterns)
 

@@ -16,7 +16,6 @@ from trickle._pickle_opcodes import (
     KIND_OF,
     LENGTH_BYTES,
     LONG1,
-    LONG_TEXT,
     SHORT,
     SLICE,
     STOP,
@@ -38,7 +37,9 @@ _MADE: Final = {
     b"\x87": sys.getsizeof((0, 0, 0)),  # TUPLE3
     b"s": sys.getsizeof({0: 0}) - sys.getsizeof({}),  # SETITEM: no pickler of ours has two for a dictionary
 }
+_APPEND: Final = b"a"
 _MAKES_NOTHING: Final = bytes(set(range(256)) - set(b"".join(_MADE)))
+SHORT_PICKLE: Final = 4096  # bytes
 _PROTOCOLS: Final = (b"\x80\x04", b"\x80\x05")
 
 
@@ -46,7 +47,7 @@ def is_harmless(data: bytes) -> bool:
     """Whether *data* is short, and has none but harmless opcodes: there is nothing to keep account of."""
     size = len(data)
     return (
-        size <= LONG_TEXT
+        size <= SHORT_PICKLE
         and data[:2] in _PROTOCOLS
         and run_of(0).match(data, 2).end() == size - 1  # type: ignore[union-attr]
         and data[-1] == STOP
@@ -117,16 +118,33 @@ def _makes_more(data: bytes, runs: array[int], most: int) -> Generator[None, Non
     if made <= most:
         return False
     made = 0  # by opcodes
-    paused = 2
-    without_those = with_argument().sub
-    for start, end in pairs(runs):
-        made += _size_made(without_those(b"", data[start:end]))
+    for opcodes in without_arguments(data, runs):
+        made += _size_made(opcodes)
         if made > most:
             return True
-        if end - paused >= SLICE:
-            paused = end
-            yield
+        yield
     return False
+
+
+def count_appends(data: bytes, runs: array[int]) -> Generator[None, None, int]:
+    """Return how many items are put into lists, or what is like one, one by one.  Yields after each `SLICE` or so."""
+    count = 0
+    for opcodes in without_arguments(data, runs):
+        count += opcodes.count(_APPEND)
+        yield
+    return count
+
+
+def without_arguments(data: bytes, runs: array[int]) -> Iterator[bytes]:
+    """Yield the opcodes of *runs* that have no arguments, those of a `SLICE` or so at a time."""
+    without_those = with_argument().sub
+    begun, opcodes = 2, []
+    for start, end in pairs(runs):
+        opcodes.append(without_those(b"", data[start:end]))
+        if end - begun >= SLICE:
+            yield b"".join(opcodes)
+            begun, opcodes = end, []
+    yield b"".join(opcodes)
 
 
 def pairs(runs: array[int]) -> Iterator[tuple[int, int]]:

@@ -8,19 +8,23 @@ account.  And because BUILD and SETITEM reach into whatever object they are give
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import functools
 import io
 import pickle
 import re
+import sys
 from array import array
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from typing import Any, Final, NamedTuple, NoReturn
 
-from trickle._pickle_budget import Budget, Refused
+from trickle._pickle_budget import LOOKUP_TIME, Budget, Refused
 from trickle._pickle_opcodes import (
     ALL_KINDS,
     BYTEARRAY,
     COSTLY,
+    FROZENSET,
     LARGE_INTEGER,
     SLICE,
     WITHOUT_ARGUMENT,
@@ -40,19 +44,21 @@ EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one t
 COLLISION_TIME: Final = 150  # of a key with each other one that has the same hash
 COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
 
+INSTANCE_TIME: Final = 1100  # of one of a class that the program allowed
+STATE_TIME: Final = 700  # and of its state
+
 MAX_DEPTH: Final = 100  # of tuples in a key
 SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
 
 
-_FROZENSET: Final = b"\x91"
 _ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
 
 
 @functools.cache
 def _pieces() -> re.Pattern[bytes]:
     """Return a pattern for opcodes up to one that is costly as a key, or to the end, with a group for either."""
-    costly = any_of(WITHOUT_ARGUMENT[COSTLY] + _FROZENSET) + b"|" + LARGE_INTEGER
-    others = one_of(ALL_KINDS & ~COSTLY, _FROZENSET)
+    costly = any_of(WITHOUT_ARGUMENT[COSTLY] + FROZENSET) + b"|" + LARGE_INTEGER
+    others = one_of(ALL_KINDS & ~COSTLY, FROZENSET)
     return re.compile(b"((?:" + others + b")*+)(" + costly + rb"|\Z)", re.DOTALL)
 
 
@@ -87,15 +93,16 @@ def with_stand_ins(data: bytes, runs: array[int], budget: Budget) -> Generator[N
 
 
 class _Known(NamedTuple):
-    """What is known of a tuple that was hashed."""
+    """What is known of a tuple or frozenset that was hashed."""
 
-    value: tuple[Any, ...]  # kept, so that no other gets its id()
+    value: Collection[Any]  # kept, so that no other gets its id()
     hash: int
-    weight: int  # how much there is to hash
+    weight: int  # how much there is to hash, and to compare with an equal one
     depth: int
 
 
 _FLAT_ITEMS: Final = frozenset({type(None), bool, int, float, str, bytes})  # the long ones have stand-ins
+_VALUE_WEIGHT: Final = 40  # of what a constructor makes: hashing a fraction takes as long as forty small integers
 
 
 class _Ledger:
@@ -108,46 +115,51 @@ class _Ledger:
         self._others: dict[int, list[object]] = {}  # with the same hash as one of these
         self._depth = 0
 
-    def hash_tuple(self, value: tuple[Any, ...]) -> int:
+    def hash(self, value: Collection[Any]) -> int:
+        """The hash of a tuple or frozenset."""
         self.budget.charge_time(KEY_TIME)
-        if len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
+        if type(value) is _KeyTuple and len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
             self.budget.charge_work(len(value))
             value_hash = tuple.__hash__(value)
             self.count_collision(value, value_hash, len(value))
             return value_hash
         known = self._known.get(id(value)) or self._look_into(value)
         self.budget.charge_work(known.weight)
+        self.count_collision(value, known.hash, known.weight)
         return known.hash
 
-    def _look_into(self, value: tuple[Any, ...]) -> _Known:
+    def _look_into(self, value: Collection[Any]) -> _Known:
         weight, depth = 1 + len(value), 0
         self.budget.charge_time(2 * KEY_TIME)
         self._depth += 1
         for item in value:
-            if type(item) is _KeyTuple:
+            if type(item) in (_KeyTuple, _KeyFrozenset):
                 if self._depth > MAX_DEPTH:
                     raise Refused("it has a key of tuples nested too deeply")
                 known = self._known.get(id(item)) or self._look_into(item)
                 weight += known.weight
                 depth = max(depth, known.depth)
-            elif type(item) is frozenset:
-                weight += len(item)  # to compare two takes as long as that; to hash one does not
             elif type(item) in _WEIGHED:
                 weight += item.weight()
+            elif isinstance(item, _RehearsedValue):
+                weight += _VALUE_WEIGHT + item.weight()
         self._depth -= 1
         if depth >= MAX_DEPTH:
             raise Refused("it has a key of tuples nested too deeply")
         self.budget.charge_work(weight)
-        known = _Known(value, tuple.__hash__(value), weight, depth + 1)
+        value_hash = tuple.__hash__(value) if isinstance(value, tuple) else frozenset.__hash__(value)  # type: ignore[arg-type]
+        known = _Known(value, value_hash, weight, depth + 1)
         self._known[id(value)] = known
-        self.count_collision(value, known.hash, weight)
         return known
 
     def count_collision(self, value: object, value_hash: int, weight: int) -> None:
         first = self._by_hash.setdefault(value_hash, value)
-        if first is not value and first != value:
-            others = self._others.setdefault(value_hash, [])
+        others = self._others.get(value_hash)
+        if others is not None:
             self.budget.charge_time((COLLISION_TIME + COLLISION_WEIGHT_TIME * weight) * (len(others) + 1))
+        if first is not value and first != value:
+            if others is None:
+                others = self._others[value_hash] = []
             if value not in others:
                 others.append(value)
 
@@ -157,12 +169,21 @@ _ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time, see
 
 
 class _KeyTuple(tuple[Any, ...]):
-    """Stands in for a tuple, or for a frozenset that is its one item."""
+    """Stands in for a tuple."""
 
     __slots__ = ()
 
     def __hash__(self) -> int:
-        return _ledger.hash_tuple(self)
+        return _ledger.hash(self)
+
+
+class _KeyFrozenset(frozenset[Any]):
+    """Stands in for a frozenset."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        return _ledger.hash(self)
 
 
 class _KeyInteger(int):
@@ -188,7 +209,7 @@ class _KeyText(str):
     __slots__ = ()
 
     def weight(self) -> int:
-        return len(self) // 256
+        return sys.getsizeof(self) // 256
 
     def __hash__(self) -> int:
         _ledger.budget.charge_work(self.weight())
@@ -201,7 +222,7 @@ class _KeyBytes(bytes):
     __slots__ = ()
 
     def weight(self) -> int:
-        return len(self) // 256
+        return sys.getsizeof(self) // 256
 
     def __hash__(self) -> int:
         _ledger.budget.charge_work(self.weight())
@@ -211,12 +232,18 @@ class _KeyBytes(bytes):
 _WEIGHED: Final = frozenset({_KeyInteger, _KeyText, _KeyBytes})
 _STAND_INS: Final[Mapping[type, Callable[[Any], object]]] = {
     tuple: _KeyTuple,
-    frozenset: lambda value: _KeyTuple((value,)),
+    frozenset: _KeyFrozenset,
     int: _KeyInteger,
     str: _KeyText,
     bytes: _KeyBytes,
 }
-_ORIGINALS: Final[Mapping[type, type]] = {_KeyTuple: tuple, _KeyInteger: int, _KeyText: str, _KeyBytes: bytes}
+_ORIGINALS: Final[Mapping[type, type]] = {
+    _KeyTuple: tuple,
+    _KeyFrozenset: frozenset,
+    _KeyInteger: int,
+    _KeyText: str,
+    _KeyBytes: bytes,
+}
 
 
 def _stand_in(value: Any) -> object:
@@ -251,16 +278,26 @@ class _RehearsedValue(Exception, metaclass=_RehearsedType):
             self.value = self.recipe.make(_ledger.budget, *map(_original, self.args))
             return self.value
 
+    def weight(self) -> int:
+        return self.size() // 64
+
+    def size(self) -> int:
+        return sum(map(_size, self.args))
+
     def __hash__(self) -> int:
         value_hash = hash(self.make())
         _ledger.budget.charge_time(4 * KEY_TIME)
-        weight = sum(_size(arg) for arg in self.args) // 64
+        weight = self.weight()
         _ledger.budget.charge_work(weight)
         _ledger.count_collision(self, value_hash, weight)
         return value_hash
 
     def __eq__(self, other: object) -> bool:
-        _ledger.budget.charge_time(EQUALITY_TIME)
+        if type(other) is type(self):
+            _ledger.budget.charge_time(EQUALITY_TIME + 2 * self.size())
+        else:  # numbers are made alike before they are compared
+            size = self.size() + (other.size() if isinstance(other, _RehearsedValue) else _size(other))
+            _ledger.budget.charge_time(EQUALITY_TIME + size * size // 4)
         return bool(self.make() == _original(other))
 
 
@@ -305,15 +342,34 @@ class _RehearsedSequence(metaclass=_RehearsedType):
 
 
 class _RehearsedInstance:
-    """Stands in for an instance of a class that the program allowed, which stands whatever it is given."""
+    """Stands in for an instance of a class that the program allowed, which stands whatever it is given.
 
-    __slots__ = ()
+    But it may hash that, or be a key by it, as named tuples and frozen dataclasses are.
+    """
+
+    __slots__ = ("parts",)
+
+    def __init__(self, parts: tuple[object, ...]) -> None:
+        self.parts = parts
+        _try_as_keys(parts)
+
+    def __hash__(self) -> int:
+        try:
+            return hash(_KeyTuple(self.parts))
+        except TypeError:
+            return object.__hash__(self)
 
     def __setstate__(self, state: object) -> None:
-        pass
+        _ledger.budget.charge_time(STATE_TIME)
+        for part in state if type(state) is _KeyTuple else (state,):
+            given = tuple(part.values()) if isinstance(part, dict) else (part,)
+            _try_as_keys(given)
+            self.parts += given
 
     def __setitem__(self, key: object, value: object) -> None:
-        pass
+        if isinstance(key, _RehearsedValue) and isinstance(key.make(), slice):
+            raise Refused("it puts something into a slice of a list")
+        _try_as_keys((key,))
 
     def extend(self, items: object) -> None:
         pass
@@ -321,13 +377,35 @@ class _RehearsedInstance:
     append = add = extend
 
 
+class _RehearsedMember(_RehearsedInstance):
+    """Stands in for a member of an enumeration, which is the program's own."""
+
+    __slots__ = ()
+    __setstate__ = _refuse_state  # type: ignore[assignment]
+
+
+def _try_as_keys(values: Iterable[object]) -> None:
+    for value in values:
+        with contextlib.suppress(TypeError):
+            hash(value)
+
+
 class _RehearsedClass(metaclass=_RehearsedType):
     """Stands in for a class that the program allowed.  Is one, because NEWOBJ takes nothing else."""
 
     __slots__ = ()
+    instance = _RehearsedInstance
 
     def __new__(cls, *args: object, **kwargs: object) -> _RehearsedInstance:  # type: ignore[misc]
-        return _RehearsedInstance()
+        _ledger.budget.charge_time(INSTANCE_TIME)
+        return cls.instance((*args, *kwargs.values()))
+
+
+class _RehearsedEnum(_RehearsedClass):
+    """Stands in for an enumeration that the program allowed."""
+
+    __slots__ = ()
+    instance = _RehearsedMember
 
 
 @functools.cache
@@ -353,6 +431,7 @@ class _Rehearsal(pickle.Unpickler):
         self._allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
+        _ledger.budget.charge_time(LOOKUP_TIME)
         recipe = RECIPES.get((module, name))
         if recipe is not None:
             return _rehearsed(recipe)
@@ -361,7 +440,7 @@ class _Rehearsal(pickle.Unpickler):
         if (module, name) in SINGLETONS:
             return SINGLETONS[module, name]
         if (module, name) in self._allowed:
-            return _RehearsedClass
+            return _RehearsedEnum if issubclass(self._allowed[module, name], enum.Enum) else _RehearsedClass
         raise refusal_of_class(module, name)
 
 

@@ -11,6 +11,7 @@ it gets to see only what has been checked, in up to three steps:
 
 from __future__ import annotations
 
+import enum
 import functools
 import gc
 import io
@@ -27,9 +28,9 @@ import trio
 
 from trickle._exceptions import UnsafeResult
 from trickle._fence import memory_fence
-from trickle._pickle_budget import Budget, Refused, printable
+from trickle._pickle_budget import APPEND_TIME, LOOKUP_TIME, Budget, Refused, printable
 from trickle._pickle_opcodes import CLASSES, COSTLY, KEYS, SLICE, STATES, in_one_frame
-from trickle._pickle_scan import is_harmless, scan
+from trickle._pickle_scan import count_appends, is_harmless, scan
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
 from trickle._rehearsal import rehearse, with_stand_ins
 
@@ -119,7 +120,11 @@ def _read(
         found, runs = yield from scan(data, most)
         if len(data) > SLICE:
             yield
-        if (found & KEYS and found & COSTLY) or found & STATES or (found & CLASSES and allowed):
+        if any(name in data for name in (b"deque", b"bytearray", b"\x96")):  # appending to these takes its time
+            appends = yield from count_appends(data, runs)
+            Budget(len(data), patience).charge_time(APPEND_TIME * appends)
+        is_costly = found & KEYS and (found & COSTLY or b"deque" in data)  # one cannot be stored into in the middle
+        if is_costly or found & STATES or (found & CLASSES and allowed):
             budget = Budget(len(data), patience)
             rewritten = yield from with_stand_ins(data, runs, budget)
             _undisturbed(most, rehearse, rewritten, allowed, budget)
@@ -208,6 +213,7 @@ class _RestrictedUnpickler(pickle.Unpickler):
         self._references: dict[Name, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
+        self._budget.charge_time(LOOKUP_TIME)
         recipe = RECIPES.get((module, name))
         if recipe is not None:
             # A method: nothing calls one faster, it has no attributes to be set, and is no class.
@@ -251,9 +257,25 @@ def _maker_of(cls: type) -> type:
                 f"it makes a {printable(cls.__qualname__)} by calling the class, and trickle calls no "
                 '__init__; give the class a __getstate__, or trust this host with trust="full"'
             )
+        if issubclass(cls, enum.Enum):
+            return _member(cls, *args)
         return cls.__new__(cls, *args, **kwargs)
 
     return type(cls.__name__, (), {"__slots__": (), "__new__": make})
+
+
+def _member(cls: type[enum.Enum], *value: Any) -> enum.Enum:
+    """Return a member by its value, without what an enumeration does where there is none: it writes that out."""
+    if len(value) == 1 and issubclass(cls, enum.Flag) and type(value[0]) is int and value[0].bit_length() <= 64:
+        return cls(value[0])
+    try:
+        return cls._value2member_map_[value[0]]
+    except (IndexError, KeyError, TypeError):
+        pass
+    for member in cls:  # its value has no hash
+        if len(value) == 1 and type(member.value) is type(value[0]) and member.value == value[0]:
+            return member
+    raise Refused(f"it has a {printable(cls.__qualname__)} that this program has not")
 
 
 def _count_references(cls: type) -> int:

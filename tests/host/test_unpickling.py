@@ -32,7 +32,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trickle
-from tests.pickles import COSTLY, call, get, global_, integer, pickled, text
+from tests.pickles import COLLIDING, COSTLY, call, get, global_, integer, pickled, text
 from trickle import _pickle_opcodes, _pickle_scan, _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
@@ -570,6 +570,98 @@ def the_end_of(slices: Generator[None, None, Any]) -> Any:
             next(slices)
         except StopIteration as done:
             return done.value
+
+
+@pytest.mark.parametrize("key", [None, 1, -1, "x", b"x", 2.5, True, datetime.date(2020, 1, 1), decimal.Decimal(7)])
+def test_honest_sets_of_sets_and_what_is_like_them_arrive(key: object) -> None:
+    value = {frozenset([key, (key, frozenset([key]))]): {frozenset(), frozenset([key])}, (frozenset([key]), 1): [key]}
+
+    assert roundtrip(value) == value
+
+
+# Classes that the program allowed get nothing that would crash, fill or change them
+
+
+class Shade(enum.Enum):
+    DARK = 1
+    LIGHT = (2, "x")
+    ODD = [3]
+
+
+class Rights(enum.Flag):
+    READ = 1
+    WRITE = 2
+
+
+class Spot(NamedTuple):
+    x: object
+    y: object
+
+
+class Names(list[object]):
+    pass
+
+
+class Keyed(dict[object, object]):
+    pass
+
+
+@attrs.frozen
+class Frozen:
+    name: object
+
+
+@attrs.define
+class Fly:
+    def __new__(cls, key: object) -> Any:
+        return {}[key]
+
+
+DEEP = b"B" + struct.pack("<I", 4 * 2**20) + bytes(4 * 2**20) + b"0N" + b"\x85" * 145_000
+
+
+def own(cls: type) -> bytes:
+    return global_(cls.__module__, cls.__qualname__)
+
+
+def shared_list(depth: int) -> bytes:
+    return b"]\x94" + b"".join(b"0](" + get(n) + get(n) + b"e\x94" for n in range(depth))
+
+
+SLICE_OF_ALL = call("builtins", "slice", b"K\x00K\x00N\x87")
+HARMFUL: dict[str, tuple[type, bytes]] = {
+    "a deep field of a named tuple": (Spot, b"}" + own(Spot) + DEEP + b"N\x86\x81Ns"),
+    "a deep field of a frozen class": (Frozen, b"}" + own(Frozen) + b")\x81}" + text("name") + DEEP + b"sbNs"),
+    "a deep value of an enumeration": (Shade, own(Shade) + DEEP + b"\x85\x81"),
+    "a deep key of a kind of dictionary": (Keyed, own(Keyed) + b")\x81" + DEEP + b"Ns"),
+    "a value that takes for ever to write out": (Shade, own(Shade) + shared_list(24) + b"\x85\x81"),
+    "a member that is changed": (Shade, own(Shade) + b"K\x01\x85\x81}" + text("_value_") + text("bright") + b"sb"),
+    "a list that doubles": (
+        Names,
+        own(Names) + b")\x81\x94Na" + SLICE_OF_ALL + b"\x940" + (get(0) + get(1) + get(0) + b"s0") * 40 + b"N",
+    ),
+    "an error that cannot be shown": (Fly, own(Fly) + b"N" + b"\x85" * 50 + b"\x85\x81"),
+    "named tuples that collide": (
+        Spot,
+        own(Spot) + b"\x940" + b"\x8f(" + b"".join(get(0) + n + b"N\x86\x81" for n in COLLIDING[:8000]) + b"\x90",
+    ),
+    "instances by the million": (Names, own(Names) + b"\x94" + (get(0) + b")\x810") * 400_000),
+}
+
+
+@pytest.mark.parametrize("kind", HARMFUL)
+def test_a_class_that_is_allowed_is_given_nothing_that_does_harm(kind: str) -> None:
+    cls, body = HARMFUL[kind]
+
+    refusal(pickled(body), cls)
+
+    assert [member.value for member in Shade] == [1, (2, "x"), [3]]
+
+
+def test_members_of_enumerations_arrive() -> None:
+    value = [*Shade, Rights.READ, Rights.READ | Rights.WRITE, Rights(0), {Shade.LIGHT: Spot(1, (2, 3))}, Keyed(a=1)]
+
+    assert roundtrip(value, Shade, Rights, Spot, Keyed) == value
 
 
 def test_the_account_is_forgotten() -> None:
