@@ -120,12 +120,12 @@ def _read(
         found, runs = yield from scan(data, most)
         if len(data) > SLICE:
             yield
-        if any(name in data for name in (b"deque", b"bytearray", b"\x96")):  # appending to these takes its time
+        budget = Budget(len(data), patience)
+        if APPEND_TIME * data.count(b"a") > budget.time_left and any(name in data for name in _NO_LISTS):
             appends = yield from count_appends(data, runs)
-            Budget(len(data), patience).charge_time(APPEND_TIME * appends)
+            budget.charge_time(APPEND_TIME * appends)
         is_costly = found & KEYS and (found & COSTLY or b"deque" in data)  # one cannot be stored into in the middle
         if is_costly or found & STATES or (found & CLASSES and allowed):
-            budget = Budget(len(data), patience)
             rewritten = yield from with_stand_ins(data, runs, budget)
             _undisturbed(most, rehearse, rewritten, allowed, budget)
             del rewritten
@@ -144,6 +144,7 @@ def _read(
         ) from exc
 
 
+_NO_LISTS: Final = (b"deque", b"bytearray", b"\x96")  # appending to these takes its time; the last is BYTEARRAY8
 _exclusively = threading.RLock()  # so that a thread does not turn on the garbage collection of another
 
 
