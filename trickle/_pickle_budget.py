@@ -11,7 +11,7 @@ SPARE_TIME: Final = 60_000_000
 TIME_PER_BYTE: Final = 20
 LOOKUP_TIME: Final = 1000  # of a class, by its name
 APPEND_TIME: Final = 200  # to what is no list
-WORK_TIME: Final = 16  # of a unit of work
+WORK_TIME: Final = 24  # of a unit of work
 PATIENCE: Final = 50  # times as long may it take in a process that has no loop to be held up
 MAX_NESTABLE: Final = 10_000  # deques and defaultdicts: nested ones overflow the stack when they are freed
 

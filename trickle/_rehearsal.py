@@ -16,8 +16,8 @@ import pickle
 import re
 import sys
 from array import array
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from trickle._pickle_budget import LOOKUP_TIME, Budget, Refused
 from trickle._pickle_opcodes import (
@@ -39,17 +39,15 @@ from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Name, Recipe, re
 
 # Nanoseconds: see _pickle_budget.py.
 KEY_TIME: Final = 1200  # of a tuple that is hashed in a rehearsal, or another value that stands for itself there
-TUPLE_TIME: Final = 300  # of any other, or what else gets a stand-in
+TUPLE_TIME: Final = 400  # of any other, or what else gets a stand-in
 EQUALITY_TIME: Final = 800  # of two values that have the same hash, or of one that is there already
 COLLISION_TIME: Final = 150  # of a key with each other one that has the same hash
 COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
-
 INSTANCE_TIME: Final = 1100  # of one of a class that the program allowed
 STATE_TIME: Final = 700  # and of its state
 
 MAX_DEPTH: Final = 100  # of tuples in a key
 SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
-
 
 _ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
 
@@ -92,10 +90,13 @@ def with_stand_ins(data: bytes, runs: array[int], budget: Budget) -> Generator[N
     return written
 
 
+_Items: TypeAlias = "tuple[Any, ...] | frozenset[Any]"
+
+
 class _Known(NamedTuple):
     """What is known of a tuple or frozenset that was hashed."""
 
-    value: Collection[Any]  # kept, so that no other gets its id()
+    value: _Items  # kept, so that no other gets its id()
     hash: int
     weight: int  # how much there is to hash, and to compare with an equal one
     depth: int
@@ -115,7 +116,7 @@ class _Ledger:
         self._others: dict[int, list[object]] = {}  # with the same hash as one of these
         self._depth = 0
 
-    def hash(self, value: Collection[Any]) -> int:
+    def hash(self, value: _Items) -> int:
         """The hash of a tuple or frozenset."""
         self.budget.charge_time(KEY_TIME)
         if type(value) is _KeyTuple and len(value) <= SMALL_TUPLE and _FLAT_ITEMS.issuperset(map(type, value)):
@@ -128,7 +129,7 @@ class _Ledger:
         self.count_collision(value, known.hash, known.weight)
         return known.hash
 
-    def _look_into(self, value: Collection[Any]) -> _Known:
+    def _look_into(self, value: _Items) -> _Known:
         weight, depth = 1 + len(value), 0
         self.budget.charge_time(2 * KEY_TIME)
         self._depth += 1
@@ -147,7 +148,7 @@ class _Ledger:
         if depth >= MAX_DEPTH:
             raise Refused("it has a key of tuples nested too deeply")
         self.budget.charge_work(weight)
-        value_hash = tuple.__hash__(value) if isinstance(value, tuple) else frozenset.__hash__(value)  # type: ignore[arg-type]
+        value_hash = tuple.__hash__(value) if isinstance(value, tuple) else frozenset.__hash__(value)
         known = _Known(value, value_hash, weight, depth + 1)
         self._known[id(value)] = known
         return known

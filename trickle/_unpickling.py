@@ -124,8 +124,8 @@ def _read(
         if APPEND_TIME * data.count(b"a") > budget.time_left and any(name in data for name in _NO_LISTS):
             appends = yield from count_appends(data, runs)
             budget.charge_time(APPEND_TIME * appends)
-        is_costly = found & KEYS and (found & COSTLY or b"deque" in data)  # one cannot be stored into in the middle
-        if is_costly or found & STATES or (found & CLASSES and allowed):
+        has_costly_keys = found & KEYS and (found & COSTLY or b"deque" in data)  # storing into the middle of one is
+        if has_costly_keys or found & STATES or (found & CLASSES and allowed):
             rewritten = yield from with_stand_ins(data, runs, budget)
             _undisturbed(most, rehearse, rewritten, allowed, budget)
             del rewritten
@@ -145,7 +145,7 @@ def _read(
 
 
 _NO_LISTS: Final = (b"deque", b"bytearray", b"\x96")  # appending to these takes its time; the last is BYTEARRAY8
-_exclusively = threading.RLock()  # so that a thread does not turn on the garbage collection of another
+_exclusively = threading.RLock()  # garbage collection, the memory's limit and a rehearsal's ledger are all threads'
 
 
 def _undisturbed(most: int | None, fn: Callable[..., object], *args: object) -> object:

@@ -9,6 +9,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import functools
 import gc
 import ipaddress
 import pathlib
@@ -32,7 +33,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trickle
-from tests.pickles import COLLIDING, COSTLY, call, get, global_, integer, pickled, text
+from tests.pickles import (
+    COLLIDING,
+    COSTLY,
+    call,
+    colliding_items,
+    colliding_pairs,
+    get,
+    global_,
+    integer,
+    pickled,
+    slow_fraction,
+    text,
+)
 from trickle import _pickle_opcodes, _pickle_scan, _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
@@ -611,10 +624,14 @@ class Frozen:
     name: object
 
 
-@attrs.define
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RecursionError
+
+
 class Fly:
-    def __new__(cls, key: object) -> Any:
-        return {}[key]
+    def __new__(cls) -> Any:
+        raise Unspeakable
 
 
 DEEP = b"B" + struct.pack("<I", 4 * 2**20) + bytes(4 * 2**20) + b"0N" + b"\x85" * 145_000
@@ -640,7 +657,6 @@ HARMFUL: dict[str, tuple[type, bytes]] = {
         Names,
         own(Names) + b")\x81\x94Na" + SLICE_OF_ALL + b"\x940" + (get(0) + get(1) + get(0) + b"s0") * 40 + b"N",
     ),
-    "an error that cannot be shown": (Fly, own(Fly) + b"N" + b"\x85" * 50 + b"\x85\x81"),
     "named tuples that collide": (
         Spot,
         own(Spot) + b"\x940" + b"\x8f(" + b"".join(get(0) + n + b"N\x86\x81" for n in COLLIDING[:8000]) + b"\x90",
@@ -656,6 +672,19 @@ def test_a_class_that_is_allowed_is_given_nothing_that_does_harm(kind: str) -> N
     refusal(pickled(body), cls)
 
     assert [member.value for member in Shade] == [1, (2, "x"), [3]]
+
+
+def test_an_error_of_such_a_class_that_cannot_be_shown_is_an_unsafe_result() -> None:
+    assert "Unspeakable: (it cannot be shown: RecursionError)" in refusal(pickled(own(Fly) + b")\x81"), Fly)
+
+
+def test_the_attacks_have_the_hashes_that_they_claim() -> None:
+    digits = "7" * 16_000
+    fraction: Any = pickle.loads(pickled(slow_fraction(digits)))
+
+    assert len({hash(frozenset(pair)) for pair in colliding_pairs(20)}) == 1
+    assert len({hash((frozenset([one]), other)) for one, other in colliding_items(20)}) == 1
+    assert hash(fraction) == hash(decimal.Decimal(digits)) and fraction != decimal.Decimal(digits)
 
 
 def test_members_of_enumerations_arrive() -> None:
@@ -996,6 +1025,28 @@ def test_no_run_is_long(opcodes: bytes) -> None:
     _, runs = the_end_of(_pickle_scan.scan(data))
 
     assert max(end - start for start, end in _pickle_scan.pairs(runs)) < 2 * _pickle_opcodes.SLICE
+
+
+async def test_results_that_come_together_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[tuple[str, str]] = []
+    scan = _unpickling.scan
+
+    def logged(data: bytes, most: int | None = None) -> Generator[None, None, _pickle_scan.Scanned]:
+        log.append(("begins", data[-3:-2].decode()))
+        found = yield from scan(data, most)
+        yield
+        log.append(("is scanned", data[-3:-2].decode()))
+        return found
+
+    monkeypatch.setattr(_unpickling, "scan", logged)
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            data = pickled(b"](" + b"K\x01" * 150_000 + text(name) + b"e")
+            nursery.start_soon(functools.partial(loads_in_turns, data, host="web1"))
+
+    names = [name for _, name in log]
+    assert [what for what, _ in log] == ["begins", "is scanned"] * 3
+    assert sorted(names[::2]) == ["a", "b", "c"] and names[::2] == names[1::2]
 
 
 async def test_what_is_read_in_turns_is_refused_as_ever() -> None:

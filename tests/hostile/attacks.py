@@ -187,6 +187,9 @@ for name, payload in BOMBS.items():
     add_answer(f"result: {name}", returns(payload), "UnsafeResult")
 
 HARMLESS: Mapping[str, bytes] = {
+    "empty texts by the hundred thousand beside a tuple and a key": pickled(
+        b"(](" + (b"\x8d" + bytes(8)) * 400_000 + b"eNN\x86}NNst"
+    ),
     "a list in itself": pickled(b"]\x94h\x00a"),
     "a dictionary in itself": pickled(b"}\x94K\x01h\x00s"),
     "lists nested deeply": pickled(b"]" * 100_000 + b"a" * 99_999),

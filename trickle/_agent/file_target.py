@@ -152,7 +152,7 @@ class Target:
             mode = os.lstat(path).st_mode
         except FileNotFoundError:
             if path.endswith(b"/"):
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(path))
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), os.fsdecode(path)) from None
             if not self.options["resume"]:
                 return None
             mode = stat.S_IFREG
