@@ -59,7 +59,7 @@ from trickle.abc import Tunnel
 logger = logging.getLogger("trickle")
 
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
-READ_SIZE = 64 * 1024  # bytes: a larger buffer is mapped and unmapped each time, which takes longer than all else
+READ_SIZE = frames.CHUNK + 1024  # bytes: a buffer of more than 128 KiB would be mapped and unmapped each time
 BULK_READ_SIZE = 256 * 1024  # behind one that was full
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
 PIECE = 64 * 1024  # bytes that are heard in one go: thousands of frames, if they are small
@@ -692,7 +692,8 @@ class Link:
                 if call.inbox is None:
                     raise WireError(f"{frame!r} of a call in which nothing flows")
                 self._connection.used(call.id, call.inbox.feed(frame))
-                call.arrivals.unpark_all()
+                if len(call.inbox) or call.inbox.eof:
+                    call.arrivals.unpark_all()
                 if call.inbox.deaf:
                     call.room.unpark_all()
             case Output():

@@ -10,6 +10,7 @@ from tests.wire.pair import MAX_PAYLOAD, Pair, all_said, cuts, deterministic, fr
 from trickle._decoder import MsgpackDecoder
 from trickle._wire import frames
 from trickle._wire.connection import (
+    ACK_AFTER,
     AGENT,
     BATCH,
     BULK,
@@ -21,6 +22,7 @@ from trickle._wire.connection import (
     SMALL,
     SMALLEST_WINDOW,
     WIDE_CREDIT,
+    WIDE_GRANT,
     WIDEN_AFTER,
     Connection,
 )
@@ -410,7 +412,19 @@ def test_a_call_that_moves_much_gets_more_credit() -> None:
     pair = Pair()
 
     assert room_after(pair, 1, WIDEN_AFTER - GRANT) <= CREDIT
-    assert WIDE_CREDIT - GRANT < room_after(pair, 2, WIDEN_AFTER + GRANT) <= WIDE_CREDIT
+    assert WIDE_CREDIT - WIDE_GRANT < room_after(pair, 2, WIDEN_AFTER + GRANT) <= WIDE_CREDIT
+
+
+def test_a_call_that_gets_more_credit_is_told_once() -> None:
+    pair = Pair()
+    pair.controller.call(1, 0, pattern(2 * WIDEN_AFTER), None)
+    pair.settle(use=False)
+
+    pair.agent.used(1, GRANT)  # worth a frame, which has not left when it gets more
+    pair.agent.used(1, WIDEN_AFTER - GRANT)
+
+    credit = WIDEN_AFTER + WIDE_CREDIT - CREDIT
+    assert list(map(shown, said(pair.agent))) == [shown(Credit(1, credit))]
 
 
 def test_no_more_than_so_many_calls_have_more_credit_at_once() -> None:
@@ -443,10 +457,10 @@ def test_what_is_printed_gets_no_more_credit() -> None:
 def test_credit_for_more_than_a_call_may_have_is_refused() -> None:
     pair = Pair()
     move(pair, 1, WIDEN_AFTER + GRANT)
-    assert WIDE_CREDIT - GRANT < pair.controller._calls[1].credit <= WIDE_CREDIT
+    assert WIDE_CREDIT - WIDE_GRANT < pair.controller._calls[1].credit <= WIDE_CREDIT
 
     with pytest.raises(WireError, match="credit for call 1 that had none to give"):
-        hear(pair.controller, Credit(1, GRANT))
+        hear(pair.controller, Credit(1, WIDE_GRANT))
 
 
 def test_a_sender_that_oversteps_its_credit_is_refused() -> None:
@@ -563,7 +577,7 @@ def test_small_frames_do_not_wait_for_the_window() -> None:
 
 
 def test_the_link_moves_on_when_all_that_was_sent_has_been_heard() -> None:
-    """The receiver keeps up to a GRANT to itself; that must never be all the room there is."""
+    """The receiver keeps what it need not tell of to itself; that must never be all the room there is."""
     pair = Pair()
     running(pair, 1)
     for size in [CHUNK - 1, 1, 17, CHUNK - 3] * 50:
@@ -802,13 +816,15 @@ def test_output_of_more_calls_than_there_are_workers_is_acknowledged_only_when_i
         end.receive_data(frames.encode(frame), 0.0)
     all_said(end)
 
-    end.receive_data(frames.encode(frame), 0.0)
+    more = ACK_AFTER // CHUNK
+    end.receive_data(frames.encode(frame) * more, 0.0)
     before = end.data_to_send(0.0)
-    end.delivered(frame)
+    for _ in range(more):
+        end.delivered(frame)
     (ack,) = frames_in(b"".join(end.data_to_send(0.0)))
 
     assert before == []
-    assert ack == Ack(0, CHUNK)
+    assert ack == Ack(0, ACK_AFTER)
 
 
 def test_output_that_nobody_takes_is_bounded_whatever_the_agent_does() -> None:

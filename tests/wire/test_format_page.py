@@ -12,10 +12,23 @@ import pytest
 import trickle
 from tests.wire.pair import DECODERS, shown
 from trickle import _boot
+from trickle._agent import channels
+from trickle._agent.channels import TOLD
 from trickle._handshake import Handshake
 from trickle._wire import connection, frames
-from trickle._wire.connection import AGENT, CONTROLLER, CREDIT, GRANT, LINK_FRAMES, SMALLEST_WINDOW, STATES
-from trickle._wire.frames import BY_CALLER, BY_DEADLINE, CHUNK, HEADER, KINDS, NEVER, VERDICTS, Frame, Ping
+from trickle._wire.connection import (
+    ACK_AFTER,
+    AGENT,
+    CONTROLLER,
+    CREDIT,
+    GRANT,
+    LINK_FRAMES,
+    SMALLEST_WINDOW,
+    STATES,
+    WIDE_CREDIT,
+    WIDE_GRANT,
+)
+from trickle._wire.frames import BY_CALLER, BY_DEADLINE, CHUNK, HEADER, ITEM_COST, KINDS, NEVER, VERDICTS, Frame, Ping
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "wire-format.md").read_text(encoding="utf-8")
 
@@ -94,11 +107,14 @@ def test_the_table_of_verdicts_is_that_of_the_code() -> None:
 
 def test_the_numbers_on_the_page_are_those_of_the_code() -> None:
     for name, value, _ in table("name", "value", "meaning"):
-        assert getattr(connection, name, getattr(frames, name, None)) == int(value)
+        assert {vars(module)[name] for module in (connection, frames, channels) if name in vars(module)} == {int(value)}
 
 
 def test_there_is_always_room_for_one_more_frame_as_the_page_argues() -> None:
-    assert min(CREDIT, SMALLEST_WINDOW) > GRANT + CHUNK
+    frame = CHUNK + ITEM_COST
+    assert GRANT + TOLD + frame < CREDIT
+    assert WIDE_GRANT + TOLD + frame < WIDE_CREDIT
+    assert ACK_AFTER + frame < SMALLEST_WINDOW
 
 
 @pytest.mark.parametrize(("text", "data"), VECTORS, ids=[row[0] for row in VECTORS])

@@ -3,7 +3,7 @@
 import pytest
 
 from trickle._wire.connection import (
-    GRANT,
+    ACK_AFTER,
     LARGEST_WINDOW,
     SMALLEST_WINDOW,
     WINDOW_SECONDS,
@@ -18,9 +18,9 @@ def drive(window: Window, rate: float, seconds: float, start: float, sizes: list
     now, end = start, start + seconds
     while now < end:
         while window.room > 0:
-            window.sent(min(GRANT, window.room), now)
-        now += GRANT / rate
-        window.acked(GRANT, now)
+            window.sent(min(ACK_AFTER, window.room), now)
+        now += ACK_AFTER / rate
+        window.acked(ACK_AFTER, now)
         sizes.append(window.size)
     return now
 
@@ -60,8 +60,8 @@ def test_a_window_shrinks_with_a_link_that_has_become_slow_but_never_below_its_s
 def test_time_in_which_nothing_was_sent_does_not_count_as_slowness() -> None:
     window = Window()
     now = drive(window, 20e6, 2.0, start=100.0)
-    while window.in_flight >= GRANT:
-        window.acked(GRANT, now)  # what is left is less than its receiver tells us of
+    while window.in_flight >= ACK_AFTER:
+        window.acked(ACK_AFTER, now)  # what is left is less than its receiver tells us of
 
     sizes: list[int] = []
     drive(window, 20e6, 1.0, start=now + 3600, sizes=sizes)

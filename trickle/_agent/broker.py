@@ -735,7 +735,9 @@ class Broker:
                 received = worker.receive()
                 for frame in received or ():
                     self._from_worker(worker, frame)
-                if not received or not (worker.ahead or isinstance(received[-1], Data)):
+                if not received or not (worker.ahead or isinstance(received[-1], (Data, Item))):
+                    break
+                if self.connection.pending(received[-1].id) > OUTPUT_LIMIT:
                     break
         except WireError as exc:  # the user's code has written to the worker's own descriptor
             self._note(WARNING, "worker %d is killed: %s" % (worker.pid, exc))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from trickle._agent.worker import Worker
 
-TOLD = 16 * 1024  # bytes of credit that are gathered before the sender is told of them
+TOLD = 96 * 1024  # bytes of credit that are gathered before the sender is told of them: two chunks, mostly
 
 
 class Channel(remote.Channel):

@@ -68,7 +68,9 @@ class ControllerPipe:
                 return
             for frame in self.decode(data):
                 yield frame
-            size = READ_SIZE if len(data) < size else BULK_READ_SIZE
+            if len(data) < size:
+                return  # the pipe is empty: another look would take as long as the rest
+            size = BULK_READ_SIZE
 
     def decode(self, data: bytes) -> "List[frames.Frame]":
         """What was read of the pipe, as frames."""

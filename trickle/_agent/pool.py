@@ -148,12 +148,14 @@ class Worker:
 
     def give(self, *to_send: "frames.Frame") -> None:
         """Frames for the worker's link, as fast as it takes them."""
+        was_full = bool(self.outbox)
         for frame in to_send:
             self.others += not isinstance(frame, Call)
             pieces: "List[bytes]" = []
             frames.encode_to(pieces, frame)
             self.outbox.append(pieces)
-        self.flush()
+        if not was_full:
+            self.flush()
 
     def give_ahead(self, call: Call) -> bool:
         """A call for when it has answered the one that it runs; False if there is no room for it."""

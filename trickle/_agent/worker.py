@@ -4,6 +4,7 @@ The broker forks it, hands it calls over a socket, and asks it to stop by a fram
 """
 
 import _signal  # type: ignore[import-not-found]  # signal itself brings enum
+import _socket  # socket itself costs ten times as much to import
 import _thread
 import fcntl
 import os
@@ -40,7 +41,6 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import _socket
     from typing import Any, Callable, Dict, List, Optional, Tuple
 
 WAKE = _signal.SIGURG  # ignored by default, and used by next to nobody
@@ -115,20 +115,24 @@ class Worker:
             time.sleep(DRAIN_PAUSE)
 
     def _receive(self, timeout: "Optional[float]" = None) -> bool:
-        """Wait for frames and keep what they bring; False at the end of the link.  The caller holds the read lock."""
-        if self._armed and not self._poll(timeout):
-            return True
-        # In a call, only the waiting above is interrupted by its cancel: half a frame must not be lost.
+        """Wait for frames and keep what they bring; False at the end of the link.  The caller holds the read lock.
+
+        In a call it may return without any, and only its waiting is interrupted by a cancel: half a frame must not be
+        lost.
+        """
+        waits_here = not self._armed
         in_main_thread = _thread.get_ident() == self.main_thread
         self._busy = in_main_thread
         try:
             try:
-                data = self.link.recv(READ_SIZE)
+                data = self.link.recv(READ_SIZE, 0 if waits_here else _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                data = None
             except OSError:
                 data = b""
-            if not data:
+            if data == b"":
                 return False
-            for frame in self._decoder.feed(data):
+            for frame in self._decoder.feed(data) if data else ():
                 self._keep(frame)
         finally:
             if in_main_thread:
@@ -138,12 +142,14 @@ class Worker:
             self.send(*returned)
         if in_main_thread:
             self._raise_if_cancelled()
+        if data is None:
+            self._poll(timeout)
         return True
 
-    def _poll(self, timeout: "Optional[float]") -> bool:
+    def _poll(self, timeout: "Optional[float]") -> None:
         poller = select.poll()
         poller.register(self.link, select.POLLIN)
-        return bool(poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0)))
+        poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0))
 
     def _keep(self, frame: "frames.Frame") -> None:
         if isinstance(frame, Call) and (self._running or self._calls):

@@ -37,7 +37,8 @@ CREDIT = 256 * 1024  # bytes of one call that its receiver takes before it has u
 # A call that has moved this much gets more credit, or one long way would take CREDIT bytes for each round trip; but no
 # more than so many at once, which bounds what lies here for those who do not take it.
 WIDEN_AFTER, WIDE_CREDIT, MOST_WIDE = 512 * 1024, 2 * 1024 * 1024, 4
-GRANT = 64 * 1024  # bytes that are used up before the sender is told so
+GRANT, WIDE_GRANT = 64 * 1024, 512 * 1024  # bytes that are used up before the sender is told so
+ACK_AFTER = 128 * 1024  # bytes of bulk that have come before the sender is told so: each word wakes it up
 SMALLEST_WINDOW, LARGEST_WINDOW = 256 * 1024, 4 * 1024 * 1024  # bytes of bulk on the link at once
 WINDOW_SECONDS = 0.1  # of what the link moves: more would only wait in a kernel or an ssh
 BATCH = 256 * 1024  # bytes handed out at once: what a pipe takes in a few writes
@@ -177,7 +178,7 @@ class Window:
         self._acked = 0
 
     def sent(self, count: int, now: float) -> None:
-        if self.in_flight < GRANT:
+        if self.in_flight < ACK_AFTER:
             # The receiver need not tell of so little: the link was idle, and that time does not count.
             self._since, self._acked = now, -self.in_flight
         self.in_flight += count
@@ -363,7 +364,8 @@ class Connection:
         self._owe(id, call, count)
 
     def _owe(self, id: int, call: _Call, count: int) -> None:
-        if call.used < GRANT <= call.used + count:
+        grant = WIDE_GRANT if call.wide else GRANT
+        if call.used < grant <= call.used + count:
             self._owing.append(id)
         call.used += count
 
@@ -495,13 +497,13 @@ class Connection:
     @property
     def is_drained(self) -> bool:
         """Whether every call has ended and all that there was to say has been handed out."""
-        to_say = self._control or self._small or self._link_bulk.queue or self._unacked >= GRANT
+        to_say = self._control or self._small or self._link_bulk.queue or self._unacked >= ACK_AFTER
         return not (self._calls or to_say)
 
     @property
     def has_to_send(self) -> bool:
         """Whether something waits to be sent, if only for room."""
-        return bool(self._control or self._small or self._ring or self._owing or self._unacked >= GRANT)
+        return bool(self._control or self._small or self._ring or self._owing or self._unacked >= ACK_AFTER)
 
     def pending(self, id: int) -> int:
         """Bytes of this call (0: of no call) that wait to be sent."""
@@ -520,7 +522,7 @@ class Connection:
 
     def data_to_send(self, now: float) -> "List[bytes]":
         """The next bytes for the pipe, in pieces; empty when there is nothing that may go now."""
-        if self._owing or self._unacked >= GRANT:
+        if self._owing or self._unacked >= ACK_AFTER:
             self._settle_debts()
         out: "List[bytes]" = []
         size = sum([frames.encode_to(out, frame) for frame in self._control])
@@ -543,13 +545,13 @@ class Connection:
 
     def _settle_debts(self) -> None:
         """Tell the peer of what was heard and used.  Counted until now: one that does not listen costs no memory."""
-        if self._unacked >= GRANT:
+        if self._unacked >= ACK_AFTER:
             count = min(self._unacked, frames.NEVER)
             self._unacked -= count
             self._control.append(Ack(0, count))
         for id in self._owing:
             call = self._calls.get(id)
-            if call is not None:
+            if call is not None and call.used:  # it may have come into line twice
                 self._control.append(Credit(id, call.used))
                 call.room += call.used
                 call.used = 0
