@@ -94,9 +94,9 @@ class Flow:
         """Send plain data when there is room; if nobody takes it, raise what has become of the function."""
         await self.send_payload(_plain(value))
 
-    async def send_payload(self, payload: bytes) -> None:
-        """The same for what needs no packing."""
-        if not await self.link.send_item(self.call, payload):
+    async def send_payload(self, *pieces: bytes) -> None:
+        """The same for what needs no packing, and may come in pieces."""
+        if not await self.link.send_item(self.call, *pieces):
             await self.result()
             raise trio.BrokenResourceError(f"{self.core.name}: the function takes nothing more from this channel")
 

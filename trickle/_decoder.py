@@ -20,7 +20,7 @@ class MsgpackDecoder(Decoder):
     """Cuts a stream of bytes into frames; of no more use once it has refused something."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(views=CHUNK - 1)  # of whole chunks alone: a view keeps all that was read together
         self._others: _AnyWidths | None = None
 
     def _other_shape(self, found: list[Frame], data: bytes) -> list[Frame]:

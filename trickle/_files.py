@@ -235,7 +235,7 @@ async def _message(flow: Flow) -> tuple[str, list[Any]] | None:
 
 
 async def _send(flow: Flow, value: object, contents: Sequence[bytes] = ()) -> None:
-    await flow.send_payload(files.join_message(pickle.dumps(value, 4), list(contents)))
+    await flow.send_payload(*files.message(pickle.dumps(value, 4), list(contents)))
 
 
 async def _send_ops(flow: Flow, ops: list[files.Op]) -> None:

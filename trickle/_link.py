@@ -62,7 +62,8 @@ BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
 READ_SIZE = frames.CHUNK + 1024  # bytes: a buffer of more than 128 KiB would be mapped and unmapped each time
 BULK_READ_SIZE = 256 * 1024  # behind one that was full
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
-PIECE = 64 * 1024  # bytes that are heard in one go: thousands of frames, if they are small
+PIECE = frames.CHUNK + 1024  # bytes that are heard in one go: thousands of frames, if they are small
+FEW = 4  # frames in a piece, of bulk
 SPARE_WORDS = 1000  # heartbeats and notes that an agent may say beyond what it has a reason for
 LONGEST_FACT = 1000  # characters, of what an agent says of itself
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
@@ -299,19 +300,19 @@ class Link:
         if isinstance(self._process, LocalProcess):
             self._process.widen()
 
-    async def send_item(self, call: RemoteCall, payload: bytes) -> bool:
+    async def send_item(self, call: RemoteCall, *pieces: bytes) -> bool:
         """Send a thing to a call when there is room for more; False if that has ended, or takes nothing any more."""
         assert call.inbox is not None
         while not call.finished.is_set() and not call.inbox.deaf:
             if self._connection.pending(call.id) <= CREDIT:
-                self.post_item(call, payload)
+                self.post_item(call, *pieces)
                 return True
             await call.room.park()
         return False
 
-    def post_item(self, call: RemoteCall, payload: bytes) -> None:
+    def post_item(self, call: RemoteCall, *pieces: bytes) -> None:
         """Send a thing to a call that has not ended, whether there is room or not."""
-        for frame in cut(call.id, payload):
+        for frame in cut(call.id, *pieces):
             self._connection.bulk(frame)
         self._send()
 
@@ -564,8 +565,12 @@ class Link:
                 await self.answered.wait()
                 first = b""
             while True:
-                data = b"".join(self._connection.data_to_send(trio.current_time()))
-                if first or data:
+                pieces = self._connection.data_to_send(trio.current_time())
+                if pieces and not first and isinstance(process, LocalProcess) and not self._attempt.is_armored:
+                    await process.send_pieces(pieces)
+                    self._has_written()
+                elif first or pieces:
+                    data = b"".join(pieces)
                     sent = self._attempt.outgoing(data)
                     self._connection.bytes_sent += len(sent) - len(data)
                     await process.stdin.send_all(first + sent)
@@ -627,6 +632,7 @@ class Link:
         """The one task that reads from the pipe, until its end or a broken rule."""
         receive_some = process.receive_some if isinstance(process, LocalProcess) else process.stdout.receive_some
         size = READ_SIZE
+        piece = PIECE
         while True:
             try:
                 data = await receive_some(size)
@@ -637,13 +643,16 @@ class Link:
             size = READ_SIZE if len(data) < size else BULK_READ_SIZE
             self.heard_at = trio.current_time()
             try:
-                for start in range(0, len(data), PIECE):
+                heard = 0
+                for start in range(0, len(data), piece):
                     if self._output.said >= MANY_LINES:
                         await self._output.give_turn()
-                    self._receive(bytes(data[start : start + PIECE]))
+                    heard += self._receive(bytes(data[start : start + piece]))
             except WireError as exc:
                 self._break_off(str(exc))
                 return
+            # To cut it costs copies, which bulk does without: it comes in few frames, and mostly goes on so.
+            piece = BULK_READ_SIZE if heard * PIECE <= FEW * len(data) else PIECE
             self._has_heard = not self._attempt.is_armored
             if self._connection.has_to_send:  # credits and acknowledgements
                 self._send()
@@ -653,13 +662,15 @@ class Link:
         message = f"{self.name}: it broke the rules of the wire ({how}); this host is closed"
         self.lose(ProtocolError(printable(message), host=self.name, stderr=self.stderr))
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> int:
+        """How many frames it was that have been heard."""
         if self.state == "connecting":
             data = self._attempt.receive(data)
             if self._attempt.misread:
                 self._connect_scope.cancel()
             if self._given_up:
-                return
+                return 0
+        heard = []
         if data:
             heard = self._connection.receive_data(data, trio.current_time())
             for frame in heard:
@@ -668,6 +679,7 @@ class Link:
                 self._frame_at = self.heard_at
             elif self.heard_at > self._frame_at + 2 * self.settings.lease:
                 raise WireError(f"bytes, and no whole frame for {self.heard_at - self._frame_at:.0f} s")
+        return len(heard)
 
     def _deliver(self, frame: Frame) -> None:
         match frame:

@@ -16,12 +16,11 @@ import trio
 from trickle._ssh_version import without_newer_options
 
 EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
-WIDE = (
-    256 * 1024
-)  # bytes that a pipe of bulk holds: with the usual 64 KiB, half as much again of work goes into waiting
-MOST_WIDE = (
-    32  # processes: what one user's pipes hold in all has a limit, above which all new ones hold next to nothing
-)
+# Bytes that a pipe of bulk holds: with the usual 64 KiB, half as much again of work goes into waiting.
+WIDE = 256 * 1024
+# Processes: what one user's pipes hold in all has a limit, above which all new ones hold next to nothing.
+MOST_WIDE = 32
+MOST_PIECES = 64  # written at once without being put together: those of a batch of bulk are fewer
 
 
 class TunnelProcess(Protocol):
@@ -83,6 +82,26 @@ class LocalProcess:
             return os.write(self._fds[0](), data)
         except OSError:
             return 0
+
+    async def send_pieces(self, pieces: list[bytes]) -> None:
+        """Have stdin take all that these are together; errors as those of its ``send_all``."""
+        if len(pieces) > MOST_PIECES:
+            await self.stdin.send_all(b"".join(pieces))
+            return
+        await trio.lowlevel.checkpoint()
+        left: list[bytes | memoryview] = [*pieces]
+        while left:
+            try:
+                sent = os.writev(self._fds[0](), left)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._fds[0]())
+                continue
+            except OSError as exc:
+                raise trio.BrokenResourceError from exc
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
+            if sent:
+                left[0] = memoryview(left[0])[sent:]
 
     async def receive_some(self, max_bytes: int) -> bytes:
         """As stdout's, but for its look whether something is there already: mostly nothing is."""

@@ -456,7 +456,7 @@ def test_contents_come_out_of_a_message_as_they_went_in() -> None:
     ops = [(files.OPEN, 0), (files.DATA, b"abc"), (files.HOLE, 5), (files.WHOLE, 1, bytes(32), b""), (files.SAME, 1)]
     head, contents = files.take_contents(ops)
 
-    split, rest = files.split_message(files.join_message(b"head", contents))
+    split, rest = files.split_message(b"".join(files.message(b"head", contents)))
 
     assert split == b"head"
     assert files.put_contents(head, rest) == ops

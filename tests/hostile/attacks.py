@@ -663,7 +663,7 @@ def send_files(liar: Liar, id: int, what: str, value: list[Any], contents: Itera
     """Say something as a source says it."""
     if what == "write" and not contents:
         value, contents = files.take_contents(value)
-    liar.item(id, files.join_message(pickle.dumps((what, value), 4), list(contents)))
+    liar.item(id, b"".join(files.message(pickle.dumps((what, value), 4), list(contents))))
 
 
 def ends_well(liar: Liar, id: int) -> None:

@@ -858,7 +858,7 @@ def test_arguments_in_pieces_arrive_as_one(sizes: list[int]) -> None:
 @pytest.mark.parametrize("sizes", [[10], [CHUNK], [19, 5000], [CHUNK + 19]])
 def test_what_is_handed_on_is_a_view_of_what_was_read_and_the_same(sizes: list[int]) -> None:
     said = [Data(1, 0, 0, pattern(5000)), Item(1, 0, 0, pattern(CHUNK)), Data(1, 1, 0, b"small"), Ping()]
-    reader = frames.Decoder(views=True)
+    reader = frames.Decoder(views=frames.LARGE)
 
     found = [frame for piece in cuts(b"".join(map(frames.encode, said)), sizes) for frame in reader.feed(piece)]
 

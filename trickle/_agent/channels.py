@@ -32,9 +32,9 @@ class Channel(remote.Channel):
             raise ValueError("this channel is closed for sending")
         self.send_payload(results.dumps_result(value))
 
-    def send_payload(self, payload: bytes) -> None:
-        """Send what needs no packing."""
-        self._worker.send(*cut(self._id, payload))
+    def send_payload(self, *pieces: bytes) -> None:
+        """Send what needs no packing, and may come in pieces."""
+        self._worker.send(*cut(self._id, *pieces))
 
     def receive(self, timeout: "Optional[float]" = None) -> "Any":
         return functions.loads_call(self.receive_payload(timeout))[1][0]

@@ -10,6 +10,8 @@ import hashlib
 import os
 import pickle
 
+from trickle._wire.frames import CHUNK
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Dict, List, Tuple
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 BLOCK = 128 * 1024  # bytes that are compared, and sent again if they differ; more of files that have too many of them
 MOST_BLOCKS = 2**20  # of one file: what is told of them takes 16 MiB
-BATCH = 512 * 1024  # bytes of contents in one message: fewer take more turns, more are no faster
+# Bytes of contents in one message, with what is said of them eight frames: fewer take more turns, more are no faster.
+BATCH = 8 * CHUNK - 4096
 LISTED = 1000  # entries in one message
 DIGEST = 16  # bytes of a block's hash
 FILE, DIRECTORY, LINK, OTHER = "file", "directory", "link", "other"
@@ -131,20 +134,21 @@ READING = {
 # ---- messages: something pickled, and behind it the contents that it speaks of
 
 
-def join_message(head: bytes, contents: "List[bytes]") -> bytes:
-    return b"".join([len(head).to_bytes(4, "big"), head, *contents])
+def message(head: bytes, contents: "List[bytes]") -> "List[bytes]":
+    """The pieces of one."""
+    return [len(head).to_bytes(4, "big"), head, *contents]
 
 
-def split_message(message: bytes) -> "Tuple[bytes, memoryview]":
-    """What is pickled of it, and the contents.
+def split_message(data: bytes) -> "Tuple[bytes, memoryview]":
+    """What is pickled of one, and the contents.
 
     Raises:
       ValueError: it is no message.
     """
-    end = 4 + int.from_bytes(message[:4], "big")
-    if not 4 < end <= len(message):
-        raise ValueError("a message of %d bytes that ends before it has begun" % len(message))
-    return message[4:end], memoryview(message)[end:]
+    end = 4 + int.from_bytes(data[:4], "big")
+    if not 4 < end <= len(data):
+        raise ValueError("a message of %d bytes that ends before it has begun" % len(data))
+    return data[4:end], memoryview(data)[end:]
 
 
 def take_contents(ops: "List[Op]") -> "Tuple[List[Op], List[bytes]]":
@@ -183,7 +187,7 @@ class Messages:
     def send(self, value: "Any", contents: "List[bytes]") -> None:
         from trickle._agent import results
 
-        self._channel.send_payload(join_message(results.dumps_result(value), contents))
+        self._channel.send_payload(*message(results.dumps_result(value), contents))
 
     def receive(self) -> "Tuple[Any, memoryview]":
         """Raises EOFError at the end."""

@@ -37,7 +37,7 @@ class ControllerPipe:
     """
 
     def __init__(self, max_payload: int) -> None:
-        self.connection = Connection(AGENT, frames.Decoder(views=True).feed, max_payload)
+        self.connection = Connection(AGENT, frames.Decoder(views=frames.LARGE).feed, max_payload)
         self.ended = False
         self.full = False
         self._outgoing: "List[bytes]" = []

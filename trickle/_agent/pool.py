@@ -81,7 +81,7 @@ class Worker:
         self.watched = 0  # what the poller looks for at the link,
         self.outputs_watched = 0  # and at what it prints
         self.bundles = 0  # how many it has been given
-        self.decoder = Decoder(views=True)
+        self.decoder = Decoder(views=frames.LARGE)
         self.outbox: "List[List[bytes]]" = []  # frames in pieces
         self.outputs: "Dict[int, Lines]" = {}
         self.has_rest = False  # whether it has written something that is no whole line yet

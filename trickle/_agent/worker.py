@@ -71,7 +71,7 @@ class Worker:
         self.importer = Importer(self._fetch)
         self.bundles = 0  # how many have been received, in whole
         self._bundle: "List[bytes]" = []
-        self._decoder = Decoder()
+        self._decoder = Decoder(views=LARGE)
         self._running = False
         self._has_printed = False
         self._returned: "List[Call]" = []

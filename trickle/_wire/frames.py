@@ -228,6 +228,8 @@ class Grace(Frame):
     grace_ms: int
 
 
+_HANDED_ON = (Data.head, Item.head)
+
 # The flags of an Item.
 LAST = 1  # this part completes a thing
 EOF = 2  # nothing follows; without a thing
@@ -317,12 +319,12 @@ class Decoder:
     Of no more use once it has refused something.  That the numbers and the kind are in bounds follows from the shape.
 
     Args:
-      views: whether large payloads of Data and Items, which are to be handed on, are views of what was fed.
+      views: payloads of Data and Items, which are to be handed on, are views of what was fed, if they are larger.
     """
 
-    def __init__(self, views: bool = False) -> None:
+    def __init__(self, views: int = CHUNK) -> None:
         self._rest: "Optional[bytes]" = b""  # the beginning of a frame; None: not for this decoder any more
-        self._viewed = (Data.head, Item.head) if views else ()
+        self._views = views
 
     def feed(self, data: bytes) -> "List[Frame]":
         """The frames that *data* completes."""
@@ -353,7 +355,7 @@ class Decoder:
                 raise WireError("a frame of %d bytes; %d is the most" % (size, CHUNK))
             if stop > end:
                 break
-            if size > LARGE and head in self._viewed:
+            if size > self._views and head in _HANDED_ON:
                 found.append(_new(_HEADS[head], (id, a, b, memoryview(data)[payload:stop])))
             else:
                 found.append(_new(_HEADS[head], (id, a, b, data[payload:stop])))

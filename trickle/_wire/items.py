@@ -3,7 +3,7 @@
 from collections import deque
 
 from trickle._wire.connection import cost
-from trickle._wire.frames import CHUNK, DEAF, EOF, LAST, Item, WireError
+from trickle._wire.frames import DEAF, EOF, LAST, Item, WireError, chunks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,13 +14,12 @@ PIPE_CREDIT = 256 * 1024  # bytes of one pipe of a process that its reader has n
 STDIN, STDOUT, STDERR = range(3)
 
 
-def cut(id: int, payload: bytes) -> "Iterator[Item]":
-    """The frames that carry one thing."""
-    view = memoryview(payload)
-    while len(view) > CHUNK:
-        yield Item(id, 0, 0, view[:CHUNK])  # type: ignore[arg-type]
-        view = view[CHUNK:]
-    yield Item(id, LAST, 0, view)  # type: ignore[arg-type]
+def cut(id: int, *pieces: bytes) -> "Iterator[Item]":
+    """The frames that carry one thing, which may come in pieces."""
+    *before, last = list(chunks(pieces)) or [b""]
+    for part in before:
+        yield Item(id, 0, 0, part)
+    yield Item(id, LAST, 0, last)
 
 
 class Inbox:
