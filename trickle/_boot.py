@@ -90,18 +90,29 @@ def python_command(python: str | None, code: str = BOOT_LINE, words: Sequence[st
     return ("sh", "-c", FIND_PYTHON, "trickle", FIRST_WORDS + code, *words)
 
 
-def boot_bytes(configuration: Mapping[str, object], *, is_near: bool = False) -> bytes:
+def boot_pieces(configuration: Mapping[str, object], *, is_near: bool = False) -> list[bytes]:
     """What goes to the far Python's stdin before the first frame: text alone, as a terminal may be on the way.
+
+    In pieces, of which all hosts share the large ones.
 
     Args:
       is_near: whether the agent runs on this machine, perhaps in a Python like this one, for which the files go
         compiled as well: they are three times as large, and save it half of its start.
     """
-    blob = _boot_blob()
-    head = b"%d %d\n" % (len(blob), binascii.crc32(GUARD + blob))
     compiled = _compiled_files() if is_near else b""
-    configuration = {**configuration, "compiled": (len(compiled), binascii.crc32(compiled))}
-    return GUARD + head + blob + binascii.b2a_base64(ascii(configuration).encode()) + compiled
+    configuration = {**configuration, "compiled": _checked(compiled)}
+    return [_first_bytes(), binascii.b2a_base64(ascii(configuration).encode()), compiled]
+
+
+@functools.cache
+def _first_bytes() -> bytes:
+    blob = _boot_blob()
+    return GUARD + b"%d %d\n" % (len(blob), binascii.crc32(GUARD + blob)) + blob
+
+
+@functools.lru_cache(maxsize=2)  # of what there is, and of nothing
+def _checked(compiled: bytes) -> tuple[int, int]:
+    return len(compiled), binascii.crc32(compiled)
 
 
 @functools.cache
@@ -135,7 +146,6 @@ def _renamed(code: CodeType, file_name: str) -> CodeType:
     return code.replace(co_filename=file_name, co_consts=tuple(parts))
 
 
-@functools.cache
 def _boot_blob() -> bytes:
     """The loader and the agent's files, packed once for all hosts.
 

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 
-from trickle._boot import GUARD_WORDS, boot_bytes
+from trickle._boot import GUARD_WORDS, boot_pieces
 from trickle._tunnels import Local
 from trickle._wire.armor import END_OF_ARMOR, armored
 from trickle._wire.frames import WireError
@@ -65,7 +65,7 @@ class Handshake:
         self._sent: set[bytes] = set()
         self.is_armored: bool = True
         self._is_near = is_near
-        self._boot = b""
+        self._boot: list[bytes] = []
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """*argv* with this connection's nonce in it."""
@@ -85,9 +85,9 @@ class Handshake:
         """Whether nobody but a Python reads what is sent."""
         return not self._unready
 
-    def boot(self, configuration: Mapping[str, object]) -> bytes:
-        """What starts the agent."""
-        self._boot = boot_bytes({**configuration, "nonce": self.nonce}, is_near=self._is_near)
+    def boot(self, configuration: Mapping[str, object]) -> list[bytes]:
+        """What starts the agent, in pieces."""
+        self._boot = boot_pieces({**configuration, "nonce": self.nonce}, is_near=self._is_near)
         return self._boot
 
     def outgoing(self, data: bytes) -> bytes:
@@ -96,7 +96,7 @@ class Handshake:
             if not self.marked:
                 return armored(data) if data else b""
             self.is_armored = False
-            self._boot = b""
+            self._boot = []
             return END_OF_ARMOR + data
         return data
 
@@ -158,7 +158,7 @@ class Handshake:
 
     def _keep(self, data: bytes) -> None:
         for code in CODE.findall(data):  # the agent, or arguments behind it: they are not for error messages
-            if code[:64] in self._boot:
+            if any(code[:64] in piece for piece in self._boot):
                 self.misread = "commands"
         if COMPLAINT.search(data):
             self.misread = "commands"

@@ -559,22 +559,22 @@ class Link:
                 else:
                     await self._woken()
             first = self._attempt.boot(self._configuration())
-            self._connection.bytes_sent += len(first)
+            self._connection.bytes_sent += sum(map(len, first))
+            if self._is_near and isinstance(process, LocalProcess):
+                process.widen_to_boot()
             if self._may_retry:  # calls leave once: what went into an attempt that failed may have run
-                await process.stdin.send_all(first)
+                await _send_pieces(process, first)
                 await self.answered.wait()
-                first = b""
+                first = []
             while True:
                 pieces = self._connection.data_to_send(trio.current_time())
-                if pieces and not first and isinstance(process, LocalProcess) and not self._attempt.is_armored:
-                    await process.send_pieces(pieces)
-                    self._has_written()
-                elif first or pieces:
-                    data = b"".join(pieces)
-                    sent = self._attempt.outgoing(data)
-                    self._connection.bytes_sent += len(sent) - len(data)
-                    await process.stdin.send_all(first + sent)
-                    first = b""
+                if first or pieces:
+                    if self._attempt.is_armored:
+                        data = b"".join(pieces)
+                        pieces = [self._attempt.outgoing(data)]
+                        self._connection.bytes_sent += len(pieces[0]) - len(data)
+                    await _send_pieces(process, first + pieces)
+                    first = []
                     self._has_written()
                 else:
                     await self._woken()
@@ -768,6 +768,7 @@ class Link:
         if said is not None and said != found:
             logger.warning("%s: python_version=%s was given, and its Python is %s; correct it", self.name, said, found)
         self.state = "connected"
+        self._narrow()
         self._connected_at = trio.current_time()
         self._give_turn_back()
         self.answered.set()
@@ -793,6 +794,10 @@ class Link:
             pass
         attempt.end_of_stderr()
         self._stderr_ended.set()
+
+    def _narrow(self) -> None:
+        if isinstance(self._process, LocalProcess):
+            self._process.narrow()
 
     def _set_connect_deadline(self) -> None:
         now = trio.current_time()
@@ -864,6 +869,7 @@ class Link:
         """Close the pipes, which ends the agent, and kill what is left of the tunnel."""
         # An agent must be let finish: it is the one that can kill all it started.
         hopeless = self._given_up or (self._attempt.marked and self._is_silent())
+        self._narrow()
         patience = LAST_LOOK if hopeless else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
         await end_process(process, patience)
         if not self._attempt.marked:
@@ -883,6 +889,13 @@ class Link:
         last = self.stderr.strip().splitlines()[-1:]
         said = f"; its last words: {printable(last[0])}" if last else ""
         return HostLost(f"{self.name}: {what}{said}", host=self.name, stderr=self.stderr)
+
+
+async def _send_pieces(process: TunnelProcess, pieces: list[bytes]) -> None:
+    if isinstance(process, LocalProcess):
+        await process.send_pieces(pieces)
+    else:
+        await process.stdin.send_all(b"".join(pieces))
 
 
 _module_limiter: trio.lowlevel.RunVar[trio.CapacityLimiter] = trio.lowlevel.RunVar("modules")

@@ -17,7 +17,7 @@ from trickle._ssh_version import without_newer_options
 
 EXIT_PATIENCE = 5.0  # seconds: an agent at the end of its stdin takes up to 2 to kill what it runs
 # Bytes that a pipe of bulk holds: with the usual 64 KiB, half as much again of work goes into waiting.
-WIDE = 256 * 1024
+WIDE, NARROW = 256 * 1024, 64 * 1024
 # Processes: what one user's pipes hold in all has a limit, above which all new ones hold next to nothing.
 MOST_WIDE = 32
 MOST_PIECES = 64  # written at once without being put together: those of a batch of bulk are fewer
@@ -89,7 +89,7 @@ class LocalProcess:
             await self.stdin.send_all(b"".join(pieces))
             return
         await trio.lowlevel.checkpoint()
-        left: list[bytes | memoryview] = [*pieces]
+        left: list[bytes | memoryview] = [piece for piece in pieces if piece]
         while left:
             try:
                 sent = os.writev(self._fds[0](), left)
@@ -116,17 +116,38 @@ class LocalProcess:
 
     def widen(self) -> None:
         """Have the pipes hold more, for the bulk that is about to come; as far as this machine can and allows it."""
-        living = sum(process.returncode is None for process in _wide)
-        if living < MOST_WIDE and self not in _wide and hasattr(fcntl, "F_SETPIPE_SZ"):
+        if self not in _wide and _has_room(_wide):
             _wide.add(self)
-            for stream in (self.stdin, self.stdout):
-                if isinstance(stream, trio.lowlevel.FdStream):
-                    with contextlib.suppress(OSError):
-                        fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, WIDE)
+            _resize(self.stdin, WIDE)
+            _resize(self.stdout, WIDE)
+
+    def widen_to_boot(self) -> None:
+        """Have stdin take at once what starts an agent, until `narrow`."""
+        if self not in _wide and _has_room(_booting):
+            _booting.add(self)
+            _resize(self.stdin, WIDE)
+
+    def narrow(self) -> None:
+        """The agent has started, or will not."""
+        if self in _booting:
+            _booting.remove(self)
+            if self not in _wide:
+                _resize(self.stdin, NARROW)
+
+
+def _has_room(processes: weakref.WeakSet[LocalProcess]) -> bool:
+    return len(processes) < MOST_WIDE or sum(process.returncode is None for process in processes) < MOST_WIDE
+
+
+def _resize(stream: trio.abc.SendStream | trio.abc.ReceiveStream, size: int) -> None:
+    if isinstance(stream, trio.lowlevel.FdStream) and hasattr(fcntl, "F_SETPIPE_SZ"):
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, size)
 
 
 _live: weakref.WeakSet[LocalProcess] = weakref.WeakSet()
 _wide: weakref.WeakSet[LocalProcess] = weakref.WeakSet()
+_booting: weakref.WeakSet[LocalProcess] = weakref.WeakSet()
 
 
 async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProcess:

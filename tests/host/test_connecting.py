@@ -322,7 +322,7 @@ def test_the_boot_line_passes_through_any_shell() -> None:
 
 
 def test_a_half_dead_boot_ends_at_the_end_of_its_stdin() -> None:
-    data = _boot.boot_bytes({"nonce": "x"})
+    data = b"".join(_boot.boot_pieces({"nonce": "x"}))
 
     for length in (0, 3, 9, 20, len(data) // 2):
         done = subprocess.run(
@@ -355,7 +355,7 @@ async def test_a_silent_controller_is_noticed_by_the_agent(tmp_path: Path) -> No
     }
     process = subprocess.Popen(_boot.python_command(PYTHON), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(_boot.boot_bytes(configuration))
+    process.stdin.write(b"".join(_boot.boot_pieces(configuration)))
     process.stdin.flush()
     started = time.monotonic()
 

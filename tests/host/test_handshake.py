@@ -233,7 +233,7 @@ def test_a_wrong_reader_is_recognised_by_what_it_says_on_stdout(said: bytes, mis
     assert handshake.misread == misread
 
 
-CODE = _boot.boot_bytes({}).split(b"\n")[3]
+CODE = b"".join(_boot.boot_pieces({})).split(b"\n")[3]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.fuzz.seeds import (
 from tests.fuzz.targets import unpickling, wire
 from tests.pythons import OLDEST, far_pythons, python_id
 from trickle._agent.results import describe_exception, dumps_result
-from trickle._boot import boot_bytes, python_command
+from trickle._boot import boot_pieces, python_command
 from trickle._pickling import dumps_call
 from trickle._wire import frames
 from trickle._wire.armor import END_OF_ARMOR, armored
@@ -140,7 +140,7 @@ def ended(python: str, data: bytes) -> tuple[int, bytes]:
         preexec_fn=take_little_memory,
     )
     try:
-        _, complained = process.communicate(boot_bytes(CONFIGURATION) + data, timeout=60)
+        _, complained = process.communicate(b"".join(boot_pieces(CONFIGURATION)) + data, timeout=60)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -141,7 +141,7 @@ def frame_of(text: str) -> Frame:
 
 def test_the_boot_bytes_are_as_the_page_lists_them() -> None:
     handshake = Handshake(trickle.SSH("web1"))
-    sent = handshake.boot({}) + handshake.outgoing(frames.encode(Ping()))
+    sent = b"".join(handshake.boot({})) + handshake.outgoing(frames.encode(Ping()))
     handshake.receive(handshake.nonce[::-1].encode())
     sent += handshake.outgoing(frames.encode(Ping()))
 
