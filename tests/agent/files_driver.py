@@ -35,7 +35,9 @@ def load_agent(root):
     for name, path in (
         ("trickle", None),
         ("trickle._agent", None),
+        ("trickle._wire", None),
         ("trickle.remote", "trickle/remote.py"),
+        ("trickle._wire.frames", "trickle/_wire/frames.py"),
         ("trickle._agent.files", "trickle/_agent/files.py"),
         ("trickle._agent.file_source", "trickle/_agent/file_source.py"),
         ("trickle._agent.file_writing", "trickle/_agent/file_writing.py"),

@@ -109,6 +109,54 @@ async def test_of_a_large_file_only_what_has_changed_is_sent(tmp_path: Path) -> 
     assert again.sent == files.BLOCK + 17 + len(b"and a new end")
 
 
+class Counting(io.BytesIO):
+    """A file that counts what is read of it."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.count += len(data)
+        return data
+
+
+@pytest.mark.parametrize(
+    ("had", "expected"),
+    [
+        (range(10), [(files.UNCHANGED, 7)]),
+        (range(9), [(files.OPEN, 7), (files.SAME, 9 * files.BLOCK), files.DATA, files.COMMIT]),
+        (range(11), [(files.OPEN, 7), (files.SAME, 10 * files.BLOCK), files.COMMIT]),
+        ([*range(4), 0, *range(5, 10)], [(files.OPEN, 7), (files.SAME, 4 * files.BLOCK), files.DATA, files.SAME]),
+        ([9, *range(1, 10)], [(files.OPEN, 7), files.DATA, files.SAME, files.SAME]),
+    ],
+    ids=["the same", "has grown", "has shrunk", "differs in the middle", "differs at the beginning"],
+)
+def test_what_is_compared_is_read_once(had: list[int], expected: list[object]) -> None:
+    blocks = [os.urandom(files.BLOCK) for _ in range(11)]
+    data = b"".join(blocks[:10])
+    hashes = b"".join(files.block_hash(blocks[number]) for number in had)
+    file = Counting(data)
+
+    ops = list(file_source.read_file(file, 7, len(data), [], hashes, lambda: None))
+
+    found = [op if isinstance(meant, tuple) else op[0] for op, meant in zip(ops, expected, strict=False)]
+    assert found == expected
+    assert ops[-1] in ((files.UNCHANGED, 7), (files.COMMIT, hashlib.sha256(data).digest()))
+    assert file.count == len(data)
+
+
+def test_a_target_is_told_of_what_is_the_same_while_the_rest_is_compared(tmp_path: Path) -> None:
+    block = os.urandom(files.BLOCK)
+    (tmp_path / "file").write_bytes(b"other" + block[5:] + 255 * block)
+    source = file_source.Source(os.fsencode(tmp_path / "file"), check=lambda: None)
+    assert len(list(source.listing())) == 1
+
+    messages = list(source.contents({0: 256 * files.block_hash(block)}))
+
+    assert len(messages) > 3
+    assert sum(op[1] for ops in messages for op in ops if op[0] == files.SAME) == 255 * files.BLOCK
+
+
 async def test_modes_and_times_are_kept_or_given(tmp_path: Path) -> None:
     (tmp_path / "here").write_text("x")
     (tmp_path / "here").chmod(0o640)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from trickle._agent.files import Entry, Op
 
 
+COPIED_WHILE_SENT = 16  # bytes, about, that a target copies in the time that one byte takes to it
+
+
 class Source:
     """A file or tree that is read.
 
@@ -112,6 +115,8 @@ class Source:
             for op in self._file(number, entry, had.get(number)):
                 ops.append(op)
                 weight += len(op[-1]) if isinstance(op[-1], bytes) else 64
+                if op[0] == SAME:
+                    weight += op[1] // COPIED_WHILE_SENT  # for the target to copy while more is compared
                 if weight >= BATCH:
                     yield ops
                     ops, weight = [], 0
@@ -191,14 +196,28 @@ def read_file(
         data = files.read_all(file, files.BLOCK + 1)
         yield WHOLE, number, hashlib.sha256(data).digest(), data
         return
-    if had is not None and _is_same(file, files.block_size(size), had, check):
+    checksum = hashlib.sha256()
+    if had and holes:  # which are the same where the target has zeros
+        if _is_same(file, files.block_size(size), had, check):
+            yield UNCHANGED, number
+            return
+        file.seek(0)
+    ops = _pieces(file, size, holes, had or b"", checksum, check)
+    same = 0  # bytes, before anything else
+    op = next(ops, None)
+    while op is not None and op[0] == SAME:
+        same += op[1]
+        op = next(ops, None)
+    blocks = -(-same // files.block_size(size))
+    if had is not None and op is None and blocks * files.DIGEST == len(had):
         yield UNCHANGED, number
         return
-    file.seek(0)
     yield OPEN, number
-    checksum = hashlib.sha256()
-    for op in _pieces(file, size, holes, had or b"", checksum, check):
+    if same:
+        yield SAME, same
+    while op is not None:
         yield op
+        op = next(ops, None)
     yield COMMIT, checksum.digest()
 
 
