@@ -23,7 +23,7 @@ from pathlib import Path
 import trio
 
 from benchmarks import _harness
-from benchmarks._harness import FREE, ROOT, Bench, Unit
+from benchmarks._harness import FREE, NOT_QUICK, ROOT, Bench, Unit
 
 PLACEMENTS = (FREE,)  # nothing is timed
 INSTRUCTIONS = Unit("instructions", digits=0)
@@ -87,7 +87,7 @@ async def measure(bench: Bench) -> None:
     repeat = bench.pick(REPEAT // 4, REPEAT)
     for name, (setup, statement) in PARTS.items():
         if bench.quick and name in SLOW:
-            counted[name] = "not with --quick"
+            counted[name] = NOT_QUICK
             continue
         async with trio.open_nursery() as nursery:  # counts do not mind company
             both: dict[int, int] = {}
