@@ -169,6 +169,7 @@ async def measure(bench: Bench) -> None:
         unit=MILLISECONDS,
         floor=f"kill -9 of a group of {HOSTS} bare Pythons",
         rounds=bench.pick(1, 30),
+        warm_up=not bench.quick,
     )
     with network() as parted:
         candidates: dict[str, Measure | str] = {

@@ -162,6 +162,7 @@ async def measure_here(bench: Bench, stack: contextlib.AsyncExitStack) -> None:
         unit=CALLS_PER_SECOND,
         floor=BARE_ONE_BY_ONE,
         rounds=bench.pick(1, 8),
+        warm_up=not bench.quick,
     )
     await bench.compare(
         f"call: {OVERLAPPING} that sleep for {NAP * 1000:.0f} ms, at once",

@@ -117,6 +117,7 @@ async def measure_calls(bench: Bench, python: str) -> None:
         },
         unit=MILLISECONDS,
         rounds=bench.pick(1, 15),
+        warm_up=not bench.quick,
     )
 
 

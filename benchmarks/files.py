@@ -10,13 +10,14 @@ its scp; mitogen by its FileService, which serves here what goes there, and over
 trees: files are asked for one by one, and neither modes nor times are kept.
 
 The floor is ``ssh host cat``, and ``cat`` for this machine.  It checks nothing: trickle has SHA-256 at both ends, rsync
-a checksum of its own, all others none but ssh's.  With ``--quick`` files are smaller and fewer.
+a checksum of its own, all others none but ssh's.  With ``--quick`` files are smaller and fewer, and go once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.util
 import logging
 import os
@@ -297,7 +298,9 @@ async def large_file(bench: Bench, ground: Ground) -> None:
     for verb, floor in (("put", ground.cat_there), ("fetch", ground.cat_back)):
         candidates = {"ssh host cat": timed(floor, ground.clear, size), **ways(ground, verb == "fetch", size)}
         title, rounds = f"files: {verb} {size // 10**6} MB", bench.pick(1, 5)
-        await bench.compare(title, candidates, unit=MEGABYTES_PER_SECOND, floor="ssh host cat", rounds=rounds)
+        await bench.compare(
+            title, candidates, unit=MEGABYTES_PER_SECOND, floor="ssh host cat", rounds=rounds, warm_up=not bench.quick
+        )
     ground.clear()
     ground.here.unlink()
 
@@ -315,7 +318,9 @@ async def small_files(bench: Bench, ground: Ground) -> None:
             execnet = timed(ground.execnet_there, ground.clear, count)
             candidates["execnet.RSync"] = execnet if HAS_EXECNET else NOT_INSTALLED
         title, rounds = f"files: {verb} {count} of 4 KB", bench.pick(1, 5)
-        await bench.compare(title, candidates, unit=FILES_PER_SECOND, floor="tar over ssh", rounds=rounds)
+        await bench.compare(
+            title, candidates, unit=FILES_PER_SECOND, floor="tar over ssh", rounds=rounds, warm_up=not bench.quick
+        )
     ground.clear()
     shutil.rmtree(ground.here)
 
@@ -338,7 +343,14 @@ async def changed_file(bench: Bench, ground: Ground) -> None:
         "rsync, put": installed("rsync", timed(ground.rsync_there, as_it_was, 0)),
         "rsync, fetch": installed("rsync", timed(ground.rsync_back, as_it_was, 0)),
     }
-    await bench.compare(title, candidates, unit=SECONDS, floor="ssh host cat, all of it", rounds=bench.pick(1, 3))
+    await bench.compare(
+        title,
+        candidates,
+        unit=SECONDS,
+        floor="ssh host cat, all of it",
+        rounds=bench.pick(1, 3),
+        warm_up=not bench.quick,
+    )
     ground.clear()
     ground.here.unlink()
     old.unlink()
@@ -358,6 +370,9 @@ async def on_this_machine(bench: Bench, ground: Ground) -> None:
 
 
 async def measure(bench: Bench) -> None:
+    for name in ("asyncssh", "execnet", "mitogen.master", "mitogen.service"):  # before it counts
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     with contextlib.ExitStack() as stack:
         directory = MEMORY if os.access(MEMORY, os.W_OK) else None
         top = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=directory, prefix="files-")))

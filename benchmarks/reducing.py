@@ -80,7 +80,7 @@ async def measure(bench: Bench) -> None:
                     candidates,
                     unit=MILLISECONDS,
                     floor="over there, not reduced" if how is took else None,
-                    rounds=bench.pick(2, 10),
+                    rounds=bench.pick(1, 10),
                 )
 
 
