@@ -66,6 +66,8 @@ def records(count: int) -> "list[dict[str, object]]":
 
 
 if __name__ == "__main__":  # what cancel.py's floors start
+    import signal
     import sys
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a script starts in its background ignores it
     {"sleep": sleep, "spin": spin, "hold": hold}[sys.argv[1]]()

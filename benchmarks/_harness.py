@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -21,6 +22,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import trio
+
+from benchmarks import _pyperf
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = (
@@ -37,6 +40,9 @@ QUESTIONS = (
 PINNED, FREE = "pinned", "free"
 HEADINGS = {PINNED: "pinned to one CPU", FREE: "free"}
 NOT_INSTALLED = "not installed"
+NOT_QUICK = "not with --quick"
+MICRO = ("framing", "connection", "unpickling")  # what they time is Loops, which pyperf can be told
+PROCESSES = 5  # that pyperf is told of: hashes and addresses differ from one to the next, and times with them
 PATIENCE, QUICK_PATIENCE = 3600, 300  # seconds that a question may take: only ends one that hangs
 # Rows that begin so are not of trickle.
 PEERS = ("execnet", "rpyc", "mitogen", "multiprocessing", "trio-parallel", "asyncssh")
@@ -103,18 +109,24 @@ class Bench:
     Attributes:
       quick: whether a rough answer is enough.
       tables: the answers so far.
+      loops: what was timed for them in loops, by table and row.
     """
 
     def __init__(self, quick: bool) -> None:
         self.quick = quick
         self.tables: list[Table] = []
+        self.loops: dict[str, Loops] = {}
 
     def pick(self, quick: int, full: int) -> int:
         """A size: for a rough answer or for a good one."""
         return quick if self.quick else full
 
+    def with_care(self, measure: Measure | str) -> Measure | str:
+        """*measure*, or what stands in its row in a rough answer."""
+        return NOT_QUICK if self.quick else measure
+
     async def sample(
-        self, candidates: Mapping[str, Measure | str], *, rounds: int, samples: int = 1
+        self, candidates: Mapping[str, Measure | str], *, rounds: int, samples: int = 1, warm_up: bool = True
     ) -> dict[str, list[float] | str]:
         """Measure all in turn, A B C A B C ..., after one round that is not counted.
 
@@ -122,17 +134,18 @@ class Bench:
           candidates: what to measure, or the reason why there is nothing to.
           rounds: how many turns each gets.
           samples: how many samples in each turn.
+          warm_up: whether there is a round that is not counted.
         """
         taken: dict[str, list[float] | str] = {
             name: measure if isinstance(measure, str) else [] for name, measure in candidates.items()
         }
-        for turn in range(rounds + 1):
+        for turn in range(rounds + warm_up):
             for name, measure in candidates.items():
                 kept = taken[name]
                 if isinstance(measure, str) or isinstance(kept, str):
                     continue
                 new = await measure(samples)
-                if turn:
+                if turn or not warm_up:
                     kept += new
         return taken
 
@@ -145,10 +158,12 @@ class Bench:
         floor: str | None = None,
         rounds: int,
         samples: int = 1,
+        warm_up: bool = True,
     ) -> None:
         """Measure all in turn, and keep a table of it."""
-        taken = await self.sample(candidates, rounds=rounds, samples=samples)
+        taken = await self.sample(candidates, rounds=rounds, samples=samples, warm_up=warm_up)
         self.record(title, taken, unit=unit, floor=floor)
+        self.loops |= {f"{title}: {name}": each for name, each in candidates.items() if isinstance(each, Loops)}
 
     def record(
         self, title: str, taken: Mapping[str, Sequence[float] | str], *, unit: Unit, floor: str | None = None
@@ -247,35 +262,83 @@ def timed_async(act: Callable[[], Awaitable[object]]) -> Measure:
     return measure
 
 
+class Loops:
+    """A Measure of the CPU time of what is short: a sample repeats it for as long as can be measured well.
+
+    Args:
+      act: what is repeated.
+      seconds: what a sample takes at least.
+      inner: how many things one *act* does; samples are the seconds that each of them takes.
+      amount: where samples are rates, how much is in each of these things.
+
+    Attributes:
+      count: how many times a sample repeats *act*; 0 until it has been measured.
+      turns: the seconds of every sample, turn by turn; the first turn does not count.
+    """
+
+    def __init__(
+        self, act: Callable[[], object], seconds: float, *, inner: int = 1, amount: float | None = None
+    ) -> None:
+        self.inner = inner
+        self.count = 0
+        self.turns: list[list[float]] = []
+        self._act = act
+        self._seconds = seconds
+        self._amount = amount
+
+    async def __call__(self, samples: int) -> list[float]:
+        if not self.count:
+            self.count = 1
+            while self._repeat() < self._seconds:
+                self.count *= 2
+        taken = [self._repeat() / self.count / self.inner for _ in range(samples)]
+        self.turns.append(taken)
+        return taken if self._amount is None else [self._amount / seconds for seconds in taken]
+
+    def _repeat(self) -> float:
+        act, times = self._act, range(self.count)
+        started = time.thread_time()
+        for _ in times:
+            act()
+        return time.thread_time() - started
+
+
 # ---- processes: one for each question and placement
 
 
-def placements_of(question: str) -> tuple[str, ...]:
-    """Where a question is measured: both, unless it says that it makes no difference."""
+def placements_of(question: str, quick: bool = False) -> tuple[str, ...]:
+    """Where a question is measured: both, unless it says that it makes no difference, or little for a rough answer."""
     module = importlib.import_module(f"benchmarks.{question}")
     wanted: tuple[str, ...] = getattr(module, "PLACEMENTS", (PINNED, FREE))
+    if quick:
+        wanted = getattr(module, "QUICK_PLACEMENTS", wanted)
     return wanted if hasattr(os, "sched_setaffinity") else tuple(p for p in wanted if p != PINNED)
 
 
-def run_placed(question: str, placement: str, quick: bool) -> list[Table]:
-    """Measure in a process of its own.
+def run_placed(question: str, placement: str, quick: bool, pyperf: Path | None = None) -> list[Table]:
+    """Measure in a process of its own; for *pyperf* in several, the tables being those of the last.
 
     Raises:
       subprocess.SubprocessError: it failed, and has said why on stderr; or it hung.
     """
     words = [sys.executable, "-m", "benchmarks", question, "--placement", placement, *(["--quick"] if quick else [])]
     patience = QUICK_PATIENCE if quick else PATIENCE
-    done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT, timeout=patience)
+    processes = 1
+    if pyperf is not None and question in MICRO:
+        words += ["--pyperf", str(pyperf.absolute())]
+        processes = PROCESSES
+    for _ in range(processes):
+        done = subprocess.run(words, stdout=subprocess.PIPE, check=True, cwd=ROOT, timeout=patience)
     return list(map(_table, json.loads(done.stdout)))
 
 
-def measure_here(question: str, placement: str, quick: bool) -> list[Table]:
+def measure_here(question: str, placement: str, quick: bool) -> Bench:
     """Measure in this process, and so in those that it starts."""
     if placement == PINNED:
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # before there are threads or other processes
     bench = Bench(quick)
     trio.run(importlib.import_module(f"benchmarks.{question}").measure, bench)
-    return bench.tables
+    return bench
 
 
 # ---- the report
@@ -367,6 +430,12 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
         type=Path,
         help=f"what --json wrote before: fail on a ratio to a floor that is {TOLERANCE} times that, twice in a row",
     )
+    parser.add_argument(
+        "--pyperf",
+        metavar="FILE",
+        type=Path,
+        help=f"write what {', '.join(MICRO)} time there as well, as pyperf's tools read it, from {PROCESSES} processes",
+    )
     parser.add_argument("--placement", choices=(PINNED, FREE), help=argparse.SUPPRESS)  # how run_placed starts us
     options = parser.parse_args(argv)
     asked: list[str] = [question] if question is not None else options.questions
@@ -377,9 +446,18 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
     quick = options.quick or not (asked or options.full)
 
     if options.placement is not None:
-        tables = measure_here(names[0], options.placement, quick)
-        json.dump([_plain(table) for table in tables], sys.stdout)
+        bench = measure_here(names[0], options.placement, quick)
+        json.dump([_plain(table) for table in bench.tables], sys.stdout)
+        if options.pyperf is not None:
+            _pyperf.add_runs(options.pyperf, options.placement, bench.loops)
         return
+    if options.pyperf is not None:
+        if importlib.util.find_spec("pyperf") is None:
+            parser.error("--pyperf: pyperf is not installed; the extra bench brings it")
+        if options.pyperf.exists():
+            parser.error(f"--pyperf: {options.pyperf} is there already, and would mix two measurements")
+        if not set(names) & set(MICRO):
+            parser.error(f"--pyperf: it is for {', '.join(MICRO)}, and none of them is asked")
     machine = about_this_machine()
     base = read_base(options.compare) if options.compare is not None else None
     if base is not None and not asked:
@@ -389,7 +467,7 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
     failed: list[str] = []
     for name in names:
         try:
-            answers[name] = ask(name, quick)
+            answers[name] = ask(name, quick, options.pyperf)
         except subprocess.SubprocessError as exc:
             failed.append(f"{name}: {exc}")
             continue
@@ -410,9 +488,9 @@ def main(argv: Sequence[str] | None = None, *, question: str | None = None) -> N
         sys.exit("\n".join(failed))
 
 
-def ask(question: str, quick: bool) -> Answer:
-    """One question's tables, by placement."""
-    return {placement: run_placed(question, placement, quick) for placement in placements_of(question)}
+def ask(question: str, quick: bool, pyperf: Path | None = None) -> Answer:
+    """One question's tables, by placement; what *pyperf* is told goes to that file."""
+    return {placement: run_placed(question, placement, quick, pyperf) for placement in placements_of(question, quick)}
 
 
 # ---- the guard

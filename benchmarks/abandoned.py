@@ -168,7 +168,8 @@ async def measure(bench: Bench) -> None:
         },
         unit=MILLISECONDS,
         floor=f"kill -9 of a group of {HOSTS} bare Pythons",
-        rounds=bench.pick(3, 30),
+        rounds=bench.pick(1, 30),
+        warm_up=not bench.quick,
     )
     with network() as parted:
         candidates: dict[str, Measure | str] = {
@@ -179,7 +180,12 @@ async def measure(bench: Bench) -> None:
             else each(lambda: gone_after_a_partition(parted)),
         }
         await bench.compare(
-            "abandoned: the lease runs out", candidates, unit=SECONDS, floor="the lease", rounds=bench.pick(1, 10)
+            "abandoned: the lease runs out",
+            candidates,
+            unit=SECONDS,
+            floor="the lease",
+            rounds=bench.pick(1, 10),
+            warm_up=not bench.quick,
         )
 
 

@@ -152,7 +152,7 @@ async def measure_here(bench: Bench, stack: contextlib.AsyncExitStack) -> None:
         latency["execnet: remote_exec"] = timed(lambda: process.remote_exec("channel.send(abs(-1))").receive())
         throughput["execnet: remote_exec"] = rate(all_by_remote_exec)
 
-    rounds = bench.pick(10, 30)
+    rounds = bench.pick(5, 30)
     await bench.compare(
         "call: one at a time", latency, unit=MICROSECONDS, floor=BARE, rounds=rounds, samples=bench.pick(30, 100)
     )
@@ -161,7 +161,8 @@ async def measure_here(bench: Bench, stack: contextlib.AsyncExitStack) -> None:
         throughput,
         unit=CALLS_PER_SECOND,
         floor=BARE_ONE_BY_ONE,
-        rounds=bench.pick(3, 8),
+        rounds=bench.pick(1, 8),
+        warm_up=not bench.quick,
     )
     await bench.compare(
         f"call: {OVERLAPPING} that sleep for {NAP * 1000:.0f} ms, at once",

@@ -130,7 +130,7 @@ async def compare_ways(bench: Bench) -> None:
             candidates,
             unit=MILLISECONDS,
             floor="local, idle",
-            rounds=bench.pick(2, 20),
+            rounds=bench.pick(1, 20),
             samples=5,
         )
         bench.record("cancel: bulk that moved meanwhile", rates, unit=MEGABYTES_PER_SECOND)
@@ -157,7 +157,7 @@ async def measure(bench: Bench) -> None:
                 candidates,
                 unit=MILLISECONDS,
                 floor=f"{number.name} to a bare Python",
-                rounds=bench.pick(10, 100),
+                rounds=bench.pick(5, 100),
             )
         assert set(host.statistics().verdicts) == {"cancelled", "killed"}
 

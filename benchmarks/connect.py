@@ -111,7 +111,7 @@ async def measure(bench: Bench) -> None:
         },
         unit=MILLISECONDS,
         floor="python -I -S -c pass",
-        rounds=bench.pick(5, 40),
+        rounds=bench.pick(2, 40),
     )
     await bench.compare(
         "connect: a whole program with one remote call",
@@ -125,7 +125,7 @@ async def measure(bench: Bench) -> None:
         },
         unit=MILLISECONDS,
         floor="python -c pass",
-        rounds=bench.pick(3, 15),
+        rounds=bench.pick(1, 15),
     )
 
 

@@ -10,12 +10,11 @@ The floor is the same frames written and read, and nothing else: what the core a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import functools
 
 from benchmarks import _harness
 from benchmarks._ends import ARGUMENTS, BULK, RESULT, Ends
-from benchmarks._harness import PINNED, Bench, Measure, Unit, blocking
+from benchmarks._harness import PINNED, Bench, Loops, Unit
 from trickle._decoder import MsgpackDecoder
 from trickle._wire import frames
 from trickle._wire.frames import CHUNK, RETURNED, Begin, Call, Data, Decoder, End
@@ -48,27 +47,15 @@ class BareFrames:
             self.call(1)
 
 
-def per_second(act: Callable[[], object], amount: float, repeat: int) -> Measure:
-    """How much of it in a second of CPU time."""
-
-    def once() -> float:
-        started = time.thread_time()
-        for _ in range(repeat):
-            act()
-        return amount * repeat / (time.thread_time() - started)
-
-    return blocking(once)
-
-
 async def measure(bench: Bench) -> None:
     core, bare = Ends(), BareFrames()
-    rounds = bench.pick(5, 20)
-    for title, count, repeat in (("one at a time", 1, 500), (f"{AT_ONCE} at once", AT_ONCE, 2)):
+    rounds, seconds = bench.pick(5, 20), bench.pick(10, 50) / 1000
+    for title, count in (("one at a time", 1), (f"{AT_ONCE} at once", AT_ONCE)):
         await bench.compare(
             f"connection: calls, {title}",
             {
-                "frames alone": per_second(lambda count=count: bare.call(count), count, repeat),  # type: ignore[misc]
-                "trickle's core": per_second(lambda count=count: core.call(count), count, repeat),  # type: ignore[misc]
+                "frames alone": Loops(functools.partial(bare.call, count), seconds, inner=count, amount=1),
+                "trickle's core": Loops(functools.partial(core.call, count), seconds, inner=count, amount=1),
             },
             unit=CALLS,
             floor="frames alone",
@@ -78,8 +65,8 @@ async def measure(bench: Bench) -> None:
         await bench.compare(
             f"connection: a result of 16 MiB, {title}",
             {
-                "frames alone": per_second(lambda beside=beside: bare.bulk(beside), len(BULK), 1),  # type: ignore[misc]
-                "trickle's core": per_second(lambda beside=beside: core.bulk(beside), len(BULK), 1),  # type: ignore[misc]
+                "frames alone": Loops(functools.partial(bare.bulk, beside), seconds, amount=len(BULK)),
+                "trickle's core": Loops(functools.partial(core.bulk, beside), seconds, amount=len(BULK)),
             },
             unit=MEGABYTES,
             floor="frames alone",

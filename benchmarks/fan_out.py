@@ -1,6 +1,6 @@
 """What do many hosts cost: to connect to all of them, to call all of them, and to keep them?
 
-200 hosts that are processes of this machine, and 100 behind a real sshd (20 and 5 with ``--quick``).  Measured: from
+200 hosts that are processes of this machine, and 100 behind a real sshd (10 and 5 with ``--quick``).  Measured: from
 the first process that is started until the last host has answered; the first call on all, in which trickle forks its
 workers; the calls after it, each until the last answer is there; leaving, until every process is gone; how much CPU
 the controller uses for it, and how much memory it and the agents take.  Each candidate has a process of its own, and
@@ -83,7 +83,7 @@ def run(candidate: str, hosts: int, calls: int, *ssh_config: str) -> dict[str, A
 
 async def measure(bench: Bench) -> None:
     with ssh_config() as config:
-        await measure_way(bench, "local", bench.pick(20, 200))
+        await measure_way(bench, "local", bench.pick(10, 200))
         if config is not None:
             await measure_way(bench, "ssh", bench.pick(5, 100), config)
 

@@ -2,7 +2,7 @@
 
 One host, here and over ssh, in four states: nothing else goes on; a call prints 1 GB (50 MB with ``--quick``), which a
 function here counts; a stream of as many bytes is taken as fast as it comes; and one is taken slowly at first, an item
-of 100 KB every 20 ms for ten seconds (two), and then as fast as it comes.  Measured meanwhile: how long a no-op call
+of 100 KB every 20 ms for ten seconds (one), and then as fast as it comes.  Measured meanwhile: how long a no-op call
 takes, how fast the flood moves, and by how much the controller, and broker and workers together, have grown at the
 most, looked at every 50 ms.  Not measured: a network.
 
@@ -116,7 +116,7 @@ async def hosts() -> AsyncIterator[dict[str, trickle.Host | str]]:
 
 
 async def measure(bench: Bench) -> None:
-    size, slow_for = bench.pick(50, 1000) * 10**6, float(bench.pick(2, 10))
+    size, slow_for = bench.pick(50, 1000) * 10**6, float(bench.pick(1, 10))
     async with hosts() as found:
         for way, host in found.items():
             if isinstance(host, str):

@@ -22,7 +22,6 @@ import json
 import pickle
 import struct
 import sys
-import time
 import tracemalloc
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,7 +30,7 @@ import msgpack
 import msgpack.fallback
 
 from benchmarks import _harness
-from benchmarks._harness import NOT_INSTALLED, Bench, Measure, Unit
+from benchmarks._harness import NOT_INSTALLED, Bench, Loops, Measure, Unit
 from trickle._decoder import MsgpackDecoder
 from trickle._wire import frames
 from trickle._wire.frames import Call, Data, End, Frame
@@ -152,29 +151,6 @@ def _json_read(data: bytes) -> list[Any]:
     return found
 
 
-def per_frame(act: Callable[[], object], frames_each: int, seconds: float) -> Measure:
-    """Seconds per frame; a sample repeats *act* for as long as can be measured well."""
-    repeat = 1
-    while True:
-        started = time.thread_time()
-        for _ in range(repeat):
-            act()
-        if time.thread_time() - started > seconds or repeat > 1_000_000:
-            break
-        repeat *= 2
-
-    async def measure(samples: int) -> list[float]:
-        taken = []
-        for _ in range(samples):
-            started = time.thread_time()
-            for _ in range(repeat):
-                act()
-            taken.append((time.thread_time() - started) / repeat / frames_each)
-        return taken
-
-    return measure
-
-
 def item_of(name: str, frame: Frame) -> Any:
     """The frame as that way has it: ours, or a plain tuple."""
     return frame if name.startswith("trickle") else (frame.kind, *frame)
@@ -204,7 +180,7 @@ def bytes_on_the_way(way: Way, item: Any) -> float:
 
 
 async def measure(bench: Bench) -> None:
-    seconds = 0.005 if bench.quick else 0.02
+    seconds = bench.pick(5, 20) / 1000
     found = ways()
     for size, frame in SIZES.items():
         one: dict[str, Measure | str] = {}
@@ -215,11 +191,11 @@ async def measure(bench: Bench) -> None:
             else:
                 item = item_of(name, frame)
                 data = way.write(item) * TOGETHER
-                one[name] = per_frame(functools.partial(_there_and_back, way, item), 1, seconds)
-                many[name] = per_frame(functools.partial(way.read, data), TOGETHER, seconds)
+                one[name] = Loops(functools.partial(_there_and_back, way, item), seconds)
+                many[name] = Loops(functools.partial(way.read, data), seconds, inner=TOGETHER)
         for title, candidates in (("write one and read it", one), (f"read {TOGETHER} at once", many)):
             await bench.compare(
-                f"framing: {title}, {size}", candidates, unit=NANOSECONDS, floor=FLOOR, rounds=bench.pick(5, 20)
+                f"framing: {title}, {size}", candidates, unit=NANOSECONDS, floor=FLOOR, rounds=bench.pick(4, 20)
             )
         for title, unit, count in (
             ("blocks of memory that a frame takes", COUNT, blocks_left),

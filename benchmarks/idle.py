@@ -39,7 +39,7 @@ async def measure(bench: Bench) -> None:
     memory = own_memory()
     async with trickle.open_group(trickle.Local(f"n{n}", python=sys.executable) for n in range(hosts)) as group:
         (await group.call(os.getpid)).unwrap()
-        await trio.sleep(1)
+        await trio.sleep(bench.pick(0, 1))
         agents = descendants(os.getpid())
         here, there, started = time.process_time(), cpu_of(agents), time.perf_counter()
         await trio.sleep(seconds)

@@ -23,7 +23,7 @@ from pathlib import Path
 import trio
 
 from benchmarks import _harness
-from benchmarks._harness import FREE, ROOT, Bench, Unit
+from benchmarks._harness import FREE, NOT_QUICK, ROOT, Bench, Unit
 
 PLACEMENTS = (FREE,)  # nothing is timed
 INSTRUCTIONS = Unit("instructions", digits=0)
@@ -75,25 +75,25 @@ def instructions(setup: str, statement: str, count: int) -> int:
         return int(total[1])
 
 
-async def _count(into: dict[int, int], setup: str, statement: str, count: int) -> None:
-    into[count] = await trio.to_thread.run_sync(instructions, setup, statement, count)
-
-
 async def measure(bench: Bench) -> None:
     if shutil.which("valgrind") is None:
         bench.record("instructions", dict.fromkeys(PARTS, NO_VALGRIND), unit=INSTRUCTIONS)
         return
-    counted: dict[str, list[float] | str] = {}
     repeat = bench.pick(REPEAT // 4, REPEAT)
-    for name, (setup, statement) in PARTS.items():
-        if bench.quick and name in SLOW:
-            counted[name] = "not with --quick"
-            continue
-        async with trio.open_nursery() as nursery:  # counts do not mind company
-            both: dict[int, int] = {}
-            for count in (repeat, 0):
-                nursery.start_soon(_count, both, setup, statement, count)
-        counted[name] = [(both[repeat] - both[0]) / repeat]
+    asked = [name for name in PARTS if not (bench.quick and name in SLOW)]
+    totals: dict[tuple[str, int], int] = {}
+    at_once = trio.CapacityLimiter(os.cpu_count() or 1)
+
+    async def count(name: str, times: int) -> None:
+        totals[name, times] = await trio.to_thread.run_sync(instructions, *PARTS[name], times, limiter=at_once)
+
+    async with trio.open_nursery() as nursery:  # counts do not mind company
+        for name in asked:
+            for times in (repeat, 0):
+                nursery.start_soon(count, name, times)
+    counted: dict[str, list[float] | str] = {
+        name: [(totals[name, repeat] - totals[name, 0]) / repeat] if name in asked else NOT_QUICK for name in PARTS
+    }
     bench.record("instructions", counted, unit=INSTRUCTIONS, floor=FLOOR)
 
 

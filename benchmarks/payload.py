@@ -9,7 +9,8 @@ The floor of 1 MB and more is ``cat`` at the end of a pipe: to ``/dev/null`` or 
 ``os`` calls at this end, its start included.  What is smaller has none: see call.py.  Over ssh it is ``ssh host cat``,
 ssh's start included.  The floor of records is pickle, there and back, in this process; that of the records as a result
 has making them as well.  The others are each asked by their documented fast path (_rivals.py); execnet and mitogen
-send no dates, and rpyc would send references.  Every figure of bytes is that of one direction.
+send no dates, and rpyc would send references.  With ``--quick`` they are not asked for 100 MB, and 20 MB go over ssh.
+Every figure of bytes is that of one direction.
 """
 
 from __future__ import annotations
@@ -27,13 +28,24 @@ from pathlib import Path
 import trickle
 from benchmarks import _harness
 from benchmarks._far import records
-from benchmarks._harness import MEGABYTES_PER_SECOND, MILLISECONDS, Bench, Measure, blocking, each, timed, timed_async
+from benchmarks._harness import (
+    MEGABYTES_PER_SECOND,
+    MILLISECONDS,
+    NOT_QUICK,
+    Bench,
+    Measure,
+    blocking,
+    each,
+    timed,
+    timed_async,
+)
 from benchmarks._peers import fileno, local, ssh_tunnel, write_all
 from benchmarks._rivals import Rivals, open_all
 
 SIZES = {"1 KB": 1_000, "100 KB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000, "100 MB": 100_000_000}
 SMALLEST_FOR_CAT = 1_000_000  # bytes: with less it is starting cat that is measured
 AT_LEAST = 300_000  # bytes that a sample moves, by calls one after the other
+LARGEST_QUICK = 10_000_000  # bytes
 RECORDS = 1_000
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 READ_SIZE = 256 * 1024
@@ -102,10 +114,12 @@ async def measure_bytes(bench: Bench, title: str, size: int, host: trickle.Host,
         for name, rival in rivals.items():
             if isinstance(rival, str):
                 taking[name] = giving[name] = rival
+            elif size > LARGEST_QUICK and bench.quick:
+                taking[name] = giving[name] = NOT_QUICK
             else:
                 taking[name] = rate(functools.partial(rival.call, len, data), size)
                 giving[name] = rate(functools.partial(rival.call, bytes, size), size)
-        rounds = bench.pick(1 if size > 50_000_000 else 3, 8)
+        rounds = bench.pick(1 if size >= LARGEST_QUICK else 3, 8)
         for way, candidates in (("argument", taking), ("result", giving)):
             await bench.compare(
                 f"payload: {title} of bytes, {way}", candidates, unit=MEGABYTES_PER_SECOND, floor=floor, rounds=rounds
@@ -133,7 +147,7 @@ async def measure_ssh(bench: Bench, tunnel: trickle.SSH) -> None:
                     {floor: blocking(at_cat), "trickle": rate(call, size)},
                     unit=MEGABYTES_PER_SECOND,
                     floor=floor,
-                    rounds=bench.pick(2, 8),
+                    rounds=bench.pick(1, 8),
                 )
 
 

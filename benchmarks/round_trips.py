@@ -59,7 +59,7 @@ async def measure(bench: Bench) -> None:
             "execnet: own package": lambda one_way: "sends no imports",
         }
         candidates = {f"{name}/{one_way}": way(one_way) for name, way in ways.items() for one_way in (NEAR, FAR)}
-        taken = await bench.sample(candidates, rounds=bench.pick(2, 8))
+        taken = await bench.sample(candidates, rounds=bench.pick(2, 8), warm_up=not bench.quick)
 
     def round_trips(name: str) -> list[float] | str:
         near, far = taken[f"{name}/{NEAR}"], taken[f"{name}/{FAR}"]

@@ -3,7 +3,8 @@
 Measured: from ``CancelScope.cancel()`` here until the scope around ``host.call`` is left, for each row of the torture
 table of the tests, with ``grace_period=0.5``: what has to be killed takes that and 0.2 s more.  By then every process
 of it is gone, and its verdict is that of the table; both are checked.  On this machine, directly and over ssh: a real
-ssh and a real sshd with a pipe between them.  Not measured: how long it takes to start, and a network's delay.
+ssh and a real sshd with a pipe between them.  With ``--quick`` each is stopped once each way, and not pinned.  Not
+measured: how long it takes to start, and a network's delay.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import trio
 
 import trickle
 from benchmarks import _harness
-from benchmarks._harness import MILLISECONDS, Bench, Measure, each
+from benchmarks._harness import FREE, MILLISECONDS, Bench, Measure, each
 from benchmarks._peers import NO_SSHD, local, ssh_tunnel
 from tests import torture
 from tests.hosts import file_appears, is_running
 
+QUICK_PLACEMENTS = (FREE,)  # on one CPU it takes much the same
 GRACE_PERIOD = 0.5  # seconds
 
 
@@ -54,7 +56,12 @@ async def measure(bench: Bench) -> None:
                 name = function.__name__.replace("_", " ")
                 candidates[name] = NO_SSHD if host is None else each(stopping(host, function, directory))
             await bench.compare(
-                f"stopping: {way}", candidates, unit=MILLISECONDS, floor="sleep", rounds=bench.pick(3, 20)
+                f"stopping: {way}",
+                candidates,
+                unit=MILLISECONDS,
+                floor="sleep",
+                rounds=bench.pick(1, 20),
+                warm_up=not bench.quick,
             )
 
 

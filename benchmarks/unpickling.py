@@ -8,13 +8,13 @@ rows of their own.
 from __future__ import annotations
 
 import datetime
+import functools
 import gc
 import pickle
-import time
 from collections.abc import Callable
 
 from benchmarks import _harness
-from benchmarks._harness import MICROSECONDS, Bench, Measure
+from benchmarks._harness import MICROSECONDS, Bench, Loops
 from trickle._agent.results import dumps_result
 from trickle._unpickling import loads
 
@@ -34,34 +34,21 @@ KINDS: dict[str, Callable[[int], object]] = {
 COUNTS = (1, 10_000)
 
 
-def timed(read: Callable[[], object], times: int) -> Measure:
-    async def measure(samples: int) -> list[float]:
-        found = []
-        for _ in range(samples):
-            started = time.thread_time()
-            for _ in range(times):
-                read()
-            found.append((time.thread_time() - started) / times)
-        return found
-
-    return measure
-
-
 async def measure(bench: Bench) -> None:
+    seconds = bench.pick(5, 20) / 1000
     gc.disable()
     for kind, make in KINDS.items():
         for count in COUNTS:
             data = dumps_result(make(count))
-            times = 1000 if count == 1 else 1
             await bench.compare(
                 f"{kind}, {count:,} of them, {len(data):,} bytes",
                 {
-                    "floor: pickle.loads": timed(lambda data=data: pickle.loads(data), times),  # type: ignore[misc]
-                    "trickle": timed(lambda data=data: loads(data, host="web1"), times),  # type: ignore[misc]
+                    "floor: pickle.loads": Loops(functools.partial(pickle.loads, data), seconds),
+                    "trickle": Loops(functools.partial(loads, data, host="web1"), seconds),
                 },
                 unit=MICROSECONDS,
                 floor="floor: pickle.loads",
-                rounds=bench.pick(5, 20),
+                rounds=bench.pick(3, 20),
                 samples=3,
             )
     gc.enable()

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import _harness, _rivals, connection, framing
+from benchmarks import _harness, _pyperf, _rivals, connection, framing
 from benchmarks._ends import Ends
-from benchmarks._harness import FREE, MICROSECONDS, PINNED, QUESTIONS, Answer, Bench, Summary, Table
+from benchmarks._harness import FREE, MICROSECONDS, PINNED, QUESTIONS, Answer, Bench, Loops, Summary, Table
 from trickle._wire.frames import Frame
 
 
@@ -52,7 +52,7 @@ def test_the_guard_reads_what_a_run_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = iter([answer(3.0), answer(3.1), answer(4.0), answer(4.0)])
-    monkeypatch.setattr(_harness, "ask", lambda name, quick: next(answers))
+    monkeypatch.setattr(_harness, "ask", lambda name, quick, pyperf=None: next(answers))
     base = tmp_path / "base.json"
 
     _harness.main(["call", "--json", str(base)])
@@ -67,7 +67,7 @@ def test_the_guard_reads_what_a_run_wrote(
 def test_one_question_that_fails_does_not_end_the_others(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def ask(name: str, quick: bool) -> Answer:
+    def ask(name: str, quick: bool, pyperf: Path | None) -> Answer:
         if name == "call":
             raise subprocess.CalledProcessError(1, "call")
         return answer(3.0)
@@ -81,7 +81,7 @@ def test_one_question_that_fails_does_not_end_the_others(
 
 
 def test_what_was_measured_before_ctrl_c_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ask(name: str, quick: bool) -> Answer:
+    def ask(name: str, quick: bool, pyperf: Path | None) -> Answer:
         if name == "connect":
             raise KeyboardInterrupt
         return answer(3.0)
@@ -183,6 +183,84 @@ async def test_candidates_are_measured_in_turn_after_a_round_that_does_not_count
     assert math.isclose(ours.median, 3.0)
     assert ours.cost is not None and math.isclose(ours.cost, 3.0)
     assert table.rows["peer"] == "not installed"
+
+
+async def test_the_first_round_counts_where_nothing_is_warmed_up() -> None:
+    values = iter([1.0, 2.0])
+
+    async def measure(samples: int) -> list[float]:
+        return [next(values)]
+
+    taken = await Bench(quick=True).sample({"ours": measure}, rounds=2, warm_up=False)
+
+    assert taken == {"ours": [1.0, 2.0]}
+
+
+def test_a_rough_answer_may_leave_out_rows_and_placements() -> None:
+    async def measure(samples: int) -> list[float]:
+        raise AssertionError
+
+    assert Bench(quick=True).with_care(measure) == "not with --quick"
+    assert Bench(quick=False).with_care(measure) is measure
+    assert _harness.placements_of("stopping", quick=True) == (FREE,)
+    assert FREE in _harness.placements_of("stopping")
+
+
+class Clock:
+    """Of something that takes a millisecond each time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(_harness.time, "thread_time", lambda: self.now)
+
+    def act(self) -> None:
+        self.now += 0.001
+
+
+async def test_what_is_short_is_repeated_until_it_can_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    act = Clock(monkeypatch).act
+    seconds, rate = Loops(act, 0.01, inner=10), Loops(act, 0.01, inner=10, amount=5)
+
+    assert await seconds(2) == pytest.approx([1e-4, 1e-4])
+    assert await rate(1) == pytest.approx([5e4])
+    assert seconds.count == rate.count == 16
+
+
+async def test_pyperf_reads_what_was_timed_in_loops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pyperf = pytest.importorskip("pyperf")
+    path, act = tmp_path / "runs.json", Clock(monkeypatch).act
+
+    for _ in range(2):  # as if by two processes
+        bench = Bench(quick=True)
+        candidates = {"floor": Loops(act, 0.01), "ours": Loops(act, 0.01, inner=4, amount=7), "peer": "not installed"}
+        await bench.compare("a question", candidates, unit=MICROSECONDS, rounds=3)
+        _pyperf.add_runs(path, PINNED, bench.loops)
+
+    suite = pyperf.BenchmarkSuite.load(str(path))
+    ours = suite.get_benchmark("a question: ours (pinned)")
+    assert suite.get_benchmark_names() == ["a question: floor (pinned)", "a question: ours (pinned)"]
+    assert [(len(run.warmups), len(run.values)) for run in ours.get_runs()] == [(1, 3)] * 2
+    assert ours.get_values() == pytest.approx([0.00025] * 6)
+    assert (ours.get_loops(), ours.get_inner_loops()) == (16, 4)
+    assert os.uname().nodename not in path.read_text().replace(os.uname().sysname, "")
+
+
+def test_pyperf_s_file_is_of_one_measurement_of_what_is_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pyperf")
+    monkeypatch.setattr(_harness, "ask", lambda name, quick, pyperf: answer(3.0))
+    path = tmp_path / "runs.json"
+
+    with pytest.raises(SystemExit):
+        _harness.main(["call", "--pyperf", str(path)])
+    path.touch()
+    with pytest.raises(SystemExit):
+        _harness.main(["framing", "--pyperf", str(path)])
+
+    said = capsys.readouterr().err
+    assert "none of them is asked" in said
+    assert "is there already" in said
 
 
 def test_the_machine_is_described_without_its_name() -> None:
