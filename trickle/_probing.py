@@ -25,8 +25,8 @@ from trickle._plain_data import ENTRY_WORK, RECIPES, Name
 from trickle._rehearsal import ASK, TUPLE_TIME, KeyFrozenset, Ledger, Rehearsal, entering, stand_in, with_stand_ins
 
 # Nanoseconds, where a key takes USUAL_TIME; on machines that are slower, or busy, as many times as long.
-SPARE_TIME: Final = 60_000_000
-TIME_PER_BYTE: Final = 30
+SPARE_TIME: Final = 50_000_000
+TIME_PER_BYTE: Final = 25
 USUAL_TIME: Final = 60  # of one of `_scattered()`
 TURN: Final = 2_000_000  # then others have theirs
 
