@@ -230,7 +230,7 @@ def _check_opcodes(body: bytes, classes: tuple[type, ...]) -> None:
 
 
 def _check_probing(body: bytes, value: object, classes: tuple[type, ...]) -> None:
-    """What was read would pass, as a pickler writes it, what only large results have to.  The body does no harm there."""
+    """What was read would pass, as a pickler writes it, what only large results must; the body does no harm there."""
     few, _probing.FEW = _probing.FEW, 0  # type: ignore[misc]
     try:
         with contextlib.suppress(Exception):
