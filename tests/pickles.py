@@ -3,6 +3,7 @@
 import decimal
 import struct
 import sys
+from collections.abc import Collection, Iterable, Iterator
 
 HASH_MODULUS = sys.hash_info.modulus
 
@@ -156,6 +157,116 @@ def slow_fraction(digits: str) -> bytes:
     return call("fractions", "Fraction", long_integer(numerator) + long_integer(denominator) + b"\x86")
 
 
+def walk(number: int, mask: int, taken: Collection[int], linear: int = 0) -> Iterator[int]:
+    """The places in a table at which a number looks, one after the other, as long as they are taken.
+
+    See lookdict in Objects/dictobject.c, and set_add_entry in Objects/setobject.c.
+
+    Args:
+      linear: how many places beside each one are looked at as well; 9 in sets.
+    """
+    place, perturb = number & mask, number
+    while True:
+        for near in range(place, place + linear + 1 if place + linear <= mask else place + 1):
+            if near not in taken:
+                return
+            yield near
+        perturb >>= 5
+        place = (5 * place + perturb + 1) & mask
+
+
+def walking_numbers(taken: int, times: int, among: Iterable[int], linear: int = 0) -> list[int]:
+    """Numbers of which the last one, which is there many times, goes by most others in a table of 2**15."""
+    mask = 2**15 - 1
+    places: dict[int, None] = {}
+    place = 1
+    while len(places) < taken:
+        places.update(dict.fromkeys(range(place, min(place + linear, mask) + 1)))
+        place = (5 * place + 1) & mask
+    last = max(among, key=lambda number: sum(1 for _ in walk(number, mask, places, linear)))
+    return [*places, *[last] * times]
+
+
+def tuple_with_hash(wanted: int) -> bytes:
+    """Opcodes for a tuple: see tuplehash in Objects/tupleobject.c."""
+    prime_1, prime_2, prime_5 = 11400714785074694791, 14029467366897019727, 2870177450012600261
+    inverse_1, inverse_2 = pow(prime_1, -1, 2**64), pow(prime_2, -1, 2**64)
+
+    def rotate(number: int, bits: int) -> int:
+        return (number << bits | number >> 64 - bits) & _ALL_BITS
+
+    mixed = (wanted - (2 ^ prime_5 ^ 3527539)) & _ALL_BITS
+    mixed = rotate(mixed * inverse_1 & _ALL_BITS, 33)
+    for first in range(200):
+        before = rotate((prime_5 + first * prime_2) & _ALL_BITS, 31) * prime_1
+        second = _signed((mixed - before) * inverse_2 & _ALL_BITS)
+        if second is not None:
+            return b"K" + bytes([first]) + small(second) + b"\x86"
+    raise AssertionError(wanted)
+
+
+def binint(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def binfloat(value: float) -> bytes:
+    return b"G" + struct.pack(">d", value)
+
+
+def stored(keys: list[bytes], at_once: int) -> bytes:
+    """Opcodes that store so many keys at once in the dictionary on the stack, as picklers do."""
+    batches = (keys[start : start + at_once] for start in range(0, len(keys), at_once))
+    return b"".join(b"(" + b"N".join(batch) + b"Nu" for batch in batches)
+
+
+WALKING = walking_numbers(15_000, 20_000, range(2**15, 2**15 + 500))
+WALKING_INTEGERS = [*map(binint, WALKING)]
+WALKING_IN_SETS = [*map(binint, walking_numbers(15_000, 40_000, range(36_300, 36_400), linear=9))]
+IN_THE_WAY, WALKER = WALKING_INTEGERS[:15_000], WALKING[-1]
+ORDERED = global_("collections", "OrderedDict") + b")R"
+WALKS = {  # numbers as keys that look for their places one behind the other
+    "integers in a dictionary": dict_of(*WALKING_INTEGERS),
+    "integers in a dictionary, 1,000 at once": b"}\x94" + stored(WALKING_INTEGERS, 1000),
+    "integers in a dictionary, 50 at once": b"}\x94" + stored(WALKING_INTEGERS, 50),
+    "integers in a dictionary, one by one": b"}" + b"".join(number + b"Ns" for number in WALKING_INTEGERS),
+    "integers in a dictionary out of the memo": (
+        b"}\x94"
+        + b"".join(b"0" + get(0) + stored(WALKING_INTEGERS[start : start + 9], 9) for start in range(0, 35_000, 9))
+    ),
+    "integers that are values before they are keys": (
+        kept(text("x"), b"}")
+        + b"".join(b"(" + get(0) + get(0) + b"1" for n in range(9))
+        + b"".join(b"(" + get(1) + number + b"Ns1" for number in WALKING_INTEGERS)
+        + b"N"
+    ),
+    "integers behind texts that are taken away": (
+        b"}(" + text("x") + b"\x940" + b"".join(get(0) + b"0" + number + b"N" for number in WALKING_INTEGERS) + b"u"
+    ),
+    "integers with values that are nested": b"}(" + b"".join(number + b"](NNe" for number in WALKING_INTEGERS) + b"u",
+    "integers between texts": (
+        b"}(" + text("x") + b"\x94N" + b"".join(number + get(0) for number in WALKING_INTEGERS) + b"u"
+    ),
+    "floats in a dictionary": dict_of(*map(binfloat, WALKING)),
+    "integers in an OrderedDict": ORDERED + stored(WALKING_INTEGERS, 1000),
+    "integers in a Counter": COUNTER + get(0) + dict_of(*WALKING_INTEGERS) + b"\x85R",
+    "integers in a Counter, afterwards": COUNTER + get(0) + b"}\x85R" + stored(WALKING_INTEGERS, 1000),
+    "integers in a defaultdict": DEFAULTDICT + get(0) + b")R" + stored(WALKING_INTEGERS, 1000),
+    "integers in a set": set_of(b"".join(WALKING_IN_SETS)),
+    "integers in a frozenset": b"(" + b"".join(WALKING_IN_SETS) + b"\x91",
+    "integers in a set with texts": (
+        text("x") + b"\x940\x8f(" + b"".join(get(0) + number for number in WALKING_IN_SETS) + b"\x90"
+    ),
+    "an integer out of the memo, many times": (
+        b"}\x94" + stored(IN_THE_WAY, 1000) + b"(" + binint(WALKER) + b"\x94N" + (get(1) + b"N") * 20_000 + b"u"
+    ),
+    "tuples behind integers": b"}" + stored(IN_THE_WAY, 1000) + stored([tuple_with_hash(WALKER)] * 15_000, 1000),
+    "a tuple behind integers, many times": (
+        kept(tuple_with_hash(WALKER)) + b"}" + stored(IN_THE_WAY, 1000) + stored([get(0)] * 20_000, 1000)
+    ),
+    "decimals behind integers": (
+        kept(as_decimal(text(str(WALKER)))) + b"}" + stored(IN_THE_WAY, 1000) + stored([get(0)] * 10_000, 1000)
+    ),
+}
 COSTLY = {
     "a memo index of 2**29": b"]r\x00\x00\x00 ",
     "nested tuples as a key": b"}" + DEEP + b"Ns",
@@ -223,4 +334,5 @@ COSTLY = {
     "a list of a range": b"]" + NOTHING_REPLACED + HUGE_RANGE + b"s",
     "deques in deques": DEQUE + (get(0) + b")R") * 100_000 + b"a" * 99_999,
     "defaultdicts in defaultdicts": DEFAULTDICT + (get(0) + b")RN") * 50_000 + b"Ns" + b"s" * 49_999,
+    **{f"a walk: {kind}": body for kind, body in WALKS.items()},
 }

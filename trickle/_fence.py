@@ -10,13 +10,15 @@ there is no other memory.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 try:
     import resource
@@ -24,6 +26,8 @@ except ImportError:
     resource = None  # type: ignore[assignment]
 
 _STATM = Path("/proc/self/statm")  # in pages
+_Value = TypeVar("_Value")
+_exclusively = threading.RLock()  # garbage collection, the memory's limit and a rehearsal's ledger are all threads'
 _raising = threading.RLock()  # the limit is the process's: one thread at a time, or one lifts another's
 
 
@@ -70,3 +74,18 @@ def _limit() -> tuple[int, int]:
     if release and tuple(map(int, release.groups())) >= (4, 7):
         return resource.RLIMIT_DATA, 5
     return resource.RLIMIT_AS, 0
+
+
+def undisturbed(most: int | None, fn: Callable[..., _Value], *args: object) -> _Value:
+    """Call *fn* without garbage collection, and let this process grow by at most *most* bytes, if that is given."""
+    with _exclusively:
+        collecting = gc.isenabled()
+        gc.disable()  # it would look at every object again and again, and there is no garbage yet
+        try:
+            if most is None:
+                return fn(*args)
+            with memory_fence(most):
+                return fn(*args)
+        finally:
+            if collecting:
+                gc.enable()

@@ -20,6 +20,14 @@ class Refused(Exception):
     """Why a pickle is not read, as the end of a sentence."""
 
 
+def too_long() -> Refused:
+    """Return what to raise about a result that takes too long."""
+    return Refused(
+        "reading it would hold up every other task for too long; return less, or reduce it in a process of its own: "
+        "see reducing()"
+    )
+
+
 def printable(text: object) -> str:
     """Return *text* from a host in a form that fits a message, and that a terminal does not obey."""
     try:
@@ -46,10 +54,7 @@ class Budget:
     def charge_time(self, time: int) -> None:
         self.time_left -= time
         if self.time_left < 0:
-            raise Refused(
-                "reading it would hold up every other task for too long; return less, or reduce it in a process of "
-                "its own: see reducing()"
-            )
+            raise too_long()
 
     def charge_work(self, work: int) -> None:
         """It takes time as well."""

@@ -28,16 +28,20 @@ def _of_length(opcode: bytes, lengths: range) -> bytes:
 
 
 # Opcodes are told in Lib/pickletools.py.  Possessive, because there is only one way to read a pickle.
+_SHORT_INTEGER: Final = _of_length(b"\x8a", range(9))  # LONG1: within 64 bits
+SHORT_TEXT: Final = _of_length(b"\x8c", range(48))  # SHORT_BINUNICODE; longer ones are skipped singly
+SHORT_BYTES: Final = _of_length(b"C", range(48))  # SHORT_BINBYTES
+NUMBERS: Final = (rb"K.", rb"M..", rb"G.{8}", rb"J.{4}", _SHORT_INTEGER)
 _WITH_ARGUMENT: Final = b"|".join(
     (
         rb"[Kh].|M..|[Jj].{4}|G.{8}",  # integers, BINGET, LONG_BINGET, floats
-        _of_length(b"\x8c", range(48)),  # SHORT_BINUNICODE; longer ones are rare enough to be skipped singly
-        _of_length(b"C", range(48)),  # SHORT_BINBYTES
-        _of_length(b"\x8a", range(9)),  # LONG1: integers within 64 bits
+        SHORT_TEXT,
+        SHORT_BYTES,
+        _SHORT_INTEGER,
     )
 )
 LARGE_INTEGER: Final = _of_length(b"\x8a", range(9, 34))  # LONG1: hashes and keys of 256 bits are among them
-_FRAME: Final = rb"\x95.{8}"
+FRAME: Final = rb"\x95.{8}"
 # Those without arguments.
 _HARMLESS: Final = b"N\x88\x89])(\x94aeR\x81\x9201}\x8f"  # None, booleans, [], (), MARK, MEMOIZE, REDUCE...
 WITHOUT_ARGUMENT: Final = {
@@ -63,13 +67,20 @@ BYTEARRAY: Final = 0x96
 STOP: Final = ord(".")
 
 
-def one_of(kinds: int, but: bytes = b"") -> bytes:
-    """Return a pattern for some opcodes that are harmless or of these *kinds*, and for none of those in *but*."""
+def _simple(kinds: int) -> bytes:
+    """Return those opcodes without arguments that are harmless or of these *kinds*."""
     simple = _HARMLESS + b"".join(opcodes for kind, opcodes in WITHOUT_ARGUMENT.items() if kind & kinds)
-    if kinds & KEYS and kinds & COSTLY:
-        simple += FROZENSET
-    patterns = [any_of(simple.translate(None, but)) + b"++", _WITH_ARGUMENT, _FRAME]
-    return b"|".join([*patterns, LARGE_INTEGER] if kinds & COSTLY else patterns)
+    return simple + FROZENSET if kinds & KEYS and kinds & COSTLY else simple
+
+
+def run_pattern(kinds: int, but: bytes = b"") -> bytes:
+    """Return a pattern for as many as there are of opcodes that are harmless or of these *kinds*, but not in *but*."""
+    simple = any_of(_simple(kinds).translate(None, but)) + b"*+"  # after each of the others: faster than beside them
+    return simple + b"(?:(?:" + b"|".join(_with_arguments(kinds)) + b")" + simple + b")*+"
+
+
+def _with_arguments(kinds: int) -> list[bytes]:
+    return [_WITH_ARGUMENT, FRAME, LARGE_INTEGER] if kinds & COSTLY else [_WITH_ARGUMENT, FRAME]
 
 
 def any_of(opcodes: bytes) -> bytes:
@@ -79,13 +90,13 @@ def any_of(opcodes: bytes) -> bytes:
 @functools.cache  # compiling one takes milliseconds, and most programs meet three
 def run_of(kinds: int) -> re.Pattern[bytes]:
     """Return a pattern for as many opcodes as there are that are harmless or of these *kinds*."""
-    return re.compile(b"(?:" + one_of(kinds) + b")*+", re.DOTALL)
+    return re.compile(run_pattern(kinds), re.DOTALL)
 
 
 @functools.cache
 def with_argument() -> re.Pattern[bytes]:
     """Return a pattern for those opcodes in runs that have arguments."""
-    return re.compile(b"(?:" + b"|".join([_WITH_ARGUMENT, _FRAME, LARGE_INTEGER]) + b")++", re.DOTALL)
+    return re.compile(b"(?:" + b"|".join([_WITH_ARGUMENT, FRAME, LARGE_INTEGER]) + b")++", re.DOTALL)
 
 
 def is_costly(opcode: int, size: int) -> bool:

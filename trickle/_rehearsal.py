@@ -14,9 +14,10 @@ import functools
 import io
 import pickle
 import re
+import secrets
 import sys
 from array import array
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
 
 from trickle._pickle_budget import LOOKUP_TIME, Budget, Refused
@@ -31,7 +32,7 @@ from trickle._pickle_opcodes import (
     any_of,
     frame_of,
     is_costly,
-    one_of,
+    run_pattern,
     skip_long,
 )
 from trickle._pickle_scan import pairs
@@ -45,27 +46,36 @@ COLLISION_TIME: Final = 150  # of a key with each other one that has the same ha
 COLLISION_WEIGHT_TIME: Final = 40  # and of what there is to compare
 INSTANCE_TIME: Final = 1100  # of one of a class that the program allowed
 STATE_TIME: Final = 700  # and of its state
+PART_TIME: Final = 80  # and of what is in that
 
 MAX_DEPTH: Final = 100  # of tuples in a key
 SMALL_TUPLE: Final = 16  # items: looking at them again takes no longer than remembering them
 
-_ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
+ASK: Final = b"Q"  # BINPERSID: what is on the stack is replaced by a stand-in.  The scan lets no host write it
 
 
 @functools.cache
 def _pieces() -> re.Pattern[bytes]:
     """Return a pattern for opcodes up to one that is costly as a key, or to the end, with a group for either."""
     costly = any_of(WITHOUT_ARGUMENT[COSTLY] + FROZENSET) + b"|" + LARGE_INTEGER
-    others = one_of(ALL_KINDS & ~COSTLY, FROZENSET)
-    return re.compile(b"((?:" + others + b")*+)(" + costly + rb"|\Z)", re.DOTALL)
+    others = run_pattern(ALL_KINDS & ~COSTLY, FROZENSET)
+    return re.compile(b"(" + others + b")(" + costly + rb"|\Z)", re.DOTALL)
 
 
-def with_stand_ins(data: bytes, runs: array[int], budget: Budget) -> Generator[None, None, bytearray]:
+Rewrite: TypeAlias = Callable[[bytes, int, int], bytes]
+
+
+def with_stand_ins(
+    data: bytes, runs: array[int], budget: Budget, rewrite: Rewrite | None = None
+) -> Generator[None, None, bytearray]:
     """Return *data*, which has these *runs*, with requests for stand-ins for what is costly as a key.
 
     Yields after each `SLICE` or so.
+
+    Args:
+      rewrite: returns a part of a run with such requests, and whatever else is to change.
     """
-    find_pieces = _pieces().findall
+    rewrite = rewrite or functools.partial(_with_requests, budget)
     written = bytearray(data[:2] + frame_of(0))
     position = paused = 2
     for start, end in pairs(runs):
@@ -74,12 +84,8 @@ def with_stand_ins(data: bytes, runs: array[int], budget: Budget) -> Generator[N
             written += data[before:position]
             if is_costly(opcode, position - before) and opcode != BYTEARRAY:
                 budget.charge_time(TUPLE_TIME)
-                written += _ASK
-        pieces = find_pieces(data, start, end)
-        if len(pieces) > 1 and not pieces[-2][1]:
-            del pieces[-1]  # that there is nothing at the end has been found twice
-        budget.charge_time(TUPLE_TIME * (len(pieces) - 1))
-        written += _ASK.join(map(b"".join, pieces))
+                written += ASK
+        written += rewrite(data, start, end)
         position = end
         if position - paused >= SLICE:
             paused = position
@@ -88,6 +94,14 @@ def with_stand_ins(data: bytes, runs: array[int], budget: Budget) -> Generator[N
     frame = frame_of(len(written) - 2 - len(frame_of(0)))
     written[2 : 2 + len(frame)] = frame
     return written
+
+
+def _with_requests(budget: Budget, data: bytes, start: int, end: int) -> bytes:
+    pieces = _pieces().findall(data, start, end)
+    if len(pieces) > 1 and not pieces[-2][1]:
+        del pieces[-1]  # that there is nothing at the end has been found twice
+    budget.charge_time(TUPLE_TIME * (len(pieces) - 1))
+    return ASK.join(map(b"".join, pieces))
 
 
 _Items: TypeAlias = "tuple[Any, ...] | frozenset[Any]"
@@ -102,15 +116,22 @@ class _Known(NamedTuple):
     depth: int
 
 
+_MODULUS: Final = sys.hash_info.modulus
+_SECRET: Final = 1 + secrets.randbelow(_MODULUS - 1)  # scatters hashes: a ledger is a dictionary as well
 _FLAT_ITEMS: Final = frozenset({type(None), bool, int, float, str, bytes})  # the long ones have stand-ins
 _VALUE_WEIGHT: Final = 40  # of what a constructor makes: hashing a fraction takes as long as forty small integers
 
 
-class _Ledger:
-    """Keeps account of what is hashed in one rehearsal."""
+class ManyKeys(Exception):
+    """There are more keys than was allowed that are made of numbers, or may be."""
 
-    def __init__(self, budget: Budget) -> None:
+
+class Ledger:
+    """Keeps account of what is hashed in one rehearsal, of at most so many keys."""
+
+    def __init__(self, budget: Budget, most_keys: int | None = None) -> None:
         self.budget = budget
+        self._keys_left = sys.maxsize if most_keys is None else most_keys
         self._known: dict[int, _Known] = {}
         self._by_hash: dict[int, object] = {}
         self._others: dict[int, list[object]] = {}  # with the same hash as one of these
@@ -134,7 +155,7 @@ class _Ledger:
         self.budget.charge_time(2 * KEY_TIME)
         self._depth += 1
         for item in value:
-            if type(item) in (_KeyTuple, _KeyFrozenset):
+            if type(item) in (_KeyTuple, KeyFrozenset):
                 if self._depth > MAX_DEPTH:
                     raise Refused("it has a key of tuples nested too deeply")
                 known = self._known.get(id(item)) or self._look_into(item)
@@ -154,6 +175,10 @@ class _Ledger:
         return known
 
     def count_collision(self, value: object, value_hash: int, weight: int) -> None:
+        self._keys_left -= 1
+        if self._keys_left < 0:
+            raise ManyKeys
+        value_hash = value_hash * _SECRET % _MODULUS
         first = self._by_hash.setdefault(value_hash, value)
         others = self._others.get(value_hash)
         if others is not None:
@@ -165,8 +190,8 @@ class _Ledger:
                 others.append(value)
 
 
-_NO_LEDGER: Final = _Ledger(Budget(0, 0))
-_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time, see _undisturbed in _unpickling.py
+_NO_LEDGER: Final = Ledger(Budget(0, 0))
+_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time, see undisturbed() in _fence.py
 
 
 class _KeyTuple(tuple[Any, ...]):
@@ -178,7 +203,7 @@ class _KeyTuple(tuple[Any, ...]):
         return _ledger.hash(self)
 
 
-class _KeyFrozenset(frozenset[Any]):
+class KeyFrozenset(frozenset[Any]):
     """Stands in for a frozenset."""
 
     __slots__ = ()
@@ -233,21 +258,21 @@ class _KeyBytes(bytes):
 _WEIGHED: Final = frozenset({_KeyInteger, _KeyText, _KeyBytes})
 _STAND_INS: Final[Mapping[type, Callable[[Any], object]]] = {
     tuple: _KeyTuple,
-    frozenset: _KeyFrozenset,
+    frozenset: KeyFrozenset,
     int: _KeyInteger,
     str: _KeyText,
     bytes: _KeyBytes,
 }
 _ORIGINALS: Final[Mapping[type, type]] = {
     _KeyTuple: tuple,
-    _KeyFrozenset: frozenset,
+    KeyFrozenset: frozenset,
     _KeyInteger: int,
     _KeyText: str,
     _KeyBytes: bytes,
 }
 
 
-def _stand_in(value: Any) -> object:
+def stand_in(value: Any) -> object:
     return _STAND_INS[type(value)](value)
 
 
@@ -363,6 +388,7 @@ class _RehearsedInstance:
     def __setstate__(self, state: object) -> None:
         _ledger.budget.charge_time(STATE_TIME)
         for part in state if type(state) is _KeyTuple else (state,):
+            _ledger.budget.charge_time(PART_TIME * (len(self.parts) + (len(part) if isinstance(part, dict) else 1)))
             given = tuple(part.values()) if isinstance(part, dict) else (part,)
             _try_as_keys(given)
             self.parts += given
@@ -422,14 +448,14 @@ def _rehearsed(recipe: Recipe) -> type:
 _REHEARSED_FACTORY: Final = _RehearsedSequence()  # not to be called
 
 
-class _Rehearsal(pickle.Unpickler):
+class Rehearsal(pickle.Unpickler):
     """Goes through a pickle without making anything that could do harm."""
 
-    persistent_load = staticmethod(_stand_in)
+    persistent_load = staticmethod(stand_in)
 
     def __init__(self, data: bytearray, allowed: Mapping[Name, type]) -> None:
         super().__init__(io.BytesIO(data))
-        self._allowed = allowed
+        self.allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
         _ledger.budget.charge_time(LOOKUP_TIME)
@@ -440,16 +466,27 @@ class _Rehearsal(pickle.Unpickler):
             return _REHEARSED_FACTORY
         if (module, name) in SINGLETONS:
             return SINGLETONS[module, name]
-        if (module, name) in self._allowed:
-            return _RehearsedEnum if issubclass(self._allowed[module, name], enum.Enum) else _RehearsedClass
+        if (module, name) in self.allowed:
+            return _RehearsedEnum if issubclass(self.allowed[module, name], enum.Enum) else _RehearsedClass
         raise refusal_of_class(module, name)
 
 
-def rehearse(rewritten: bytearray, allowed: Mapping[Name, type], budget: Budget) -> None:
-    """Read what `with_stand_ins` has made, or refuse it."""
+def rehearse(rewritten: bytearray, allowed: Mapping[Name, type], budget: Budget, most_keys: int | None = None) -> None:
+    """Read what `with_stand_ins` has made, or refuse it.
+
+    Raises:
+      ManyKeys: there are more than *most_keys* that numbers may hide in, if that is given.
+    """
+    with entering(Ledger(budget, most_keys)):
+        Rehearsal(rewritten, allowed).load()
+
+
+@contextlib.contextmanager
+def entering(ledger: Ledger) -> Iterator[None]:
+    """Have *ledger* keep account of what is hashed."""
     global _ledger
-    _ledger = _Ledger(budget)
+    _ledger = ledger
     try:
-        _Rehearsal(rewritten, allowed).load()
+        yield
     finally:
         _ledger = _NO_LEDGER

@@ -1,38 +1,39 @@
 """Read results from hosts that are not trusted: plain data, and classes that the program named.
 
 What the far end writes is _agent/results.py's job.  CPython's unpickler is fast and believes everything, so
-it gets to see only what has been checked, in up to three steps:
+it gets to see only what has been checked, in up to four steps:
 
 1. *Scan* (_pickle_scan.py): every opcode must be one that CPython's pickler writes at protocol 4 or 5.  Gone with the
    others: PUT (nine bytes of it take 8 GiB), the extension registry, persistent ids, integers as text.
-2. *Rehearse* (_rehearsal.py), where a pickle could do harm with the opcodes that are left.
-3. *Load*, with constructors of ours (_plain_data.py) in place of classes.
+2. *Probe* (_number_keys.py, _probing.py), where many keys may be numbers, or made of them.
+3. *Rehearse* (_rehearsal.py), where a pickle could do harm with the opcodes that are left.
+4. *Load*, with constructors of ours (_plain_data.py) in place of classes.
 """
 
 from __future__ import annotations
 
 import enum
 import functools
-import gc
 import io
 import pickle
 import sys
-import threading
 import types
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
 import trio
 
 from trickle._exceptions import UnsafeResult
-from trickle._fence import memory_fence
+from trickle._fence import undisturbed
+from trickle._number_keys import FEW_KEYS, may_have_many
 from trickle._pickle_budget import APPEND_TIME, LOOKUP_TIME, Budget, Refused, printable
 from trickle._pickle_opcodes import CLASSES, COSTLY, KEYS, SLICE, STATES, in_one_frame
 from trickle._pickle_scan import count_appends, is_harmless, scan
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
-from trickle._rehearsal import rehearse, with_stand_ins
+from trickle._probing import probe
+from trickle._rehearsal import ManyKeys, rehearse, with_stand_ins
 
 SMALL: Final = 16 * 1024  # bytes: reading these takes some milliseconds at most
 # Bytes; what is smaller cannot take more than the fence's 64 MiB: an empty set is one byte, and 224 in memory.
@@ -124,15 +125,25 @@ def _read(
         if APPEND_TIME * data.count(b"a") > budget.time_left and any(name in data for name in _NO_LISTS):
             appends = yield from count_appends(data, runs)
             budget.charge_time(APPEND_TIME * appends)
+        is_probed = bool(found & KEYS) and len(data) > SMALL and (yield from may_have_many(data, runs))
+        if is_probed:
+            yield from probe(data, runs, allowed, patience, most)
         has_costly_keys = found & KEYS and (found & COSTLY or b"deque" in data)  # storing into the middle of one is
         if has_costly_keys or found & STATES or (found & CLASSES and allowed):
             rewritten = yield from with_stand_ins(data, runs, budget)
-            _undisturbed(most, rehearse, rewritten, allowed, budget)
+            is_probed = is_probed or not found & KEYS or len(data) <= SMALL
+            left = budget.time_left, budget.work_left
+            try:
+                undisturbed(most, rehearse, rewritten, allowed, budget, None if is_probed else FEW_KEYS)
+            except ManyKeys:
+                yield from probe(data, runs, allowed, patience, most)
+                budget.time_left, budget.work_left = left
+                undisturbed(most, rehearse, rewritten, allowed, budget)
             del rewritten
             if len(data) > SLICE:
                 yield
         del runs
-        return _undisturbed(most, _load, data, found, allowed, patience)
+        return undisturbed(most, _load, data, found, allowed, patience)
     except Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
     except (MemoryError, SystemError):  # the latter where CPython's unpickler forgets to say the former
@@ -145,22 +156,6 @@ def _read(
 
 
 _NO_LISTS: Final = (b"deque", b"bytearray", b"\x96")  # appending to these takes its time; the last is BYTEARRAY8
-_exclusively = threading.RLock()  # garbage collection, the memory's limit and a rehearsal's ledger are all threads'
-
-
-def _undisturbed(most: int | None, fn: Callable[..., object], *args: object) -> object:
-    """Call *fn* without garbage collection, and let this process grow by at most *most* bytes, if that is given."""
-    with _exclusively:
-        collecting = gc.isenabled()
-        gc.disable()  # it would look at every object again and again, and there is no garbage yet
-        try:
-            if most is None:
-                return fn(*args)
-            with memory_fence(most):
-                return fn(*args)
-        finally:
-            if collecting:
-                gc.enable()
 
 
 def _load(data: bytes, found: int, allowed: Mapping[Name, type], patience: int) -> object:

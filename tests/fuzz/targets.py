@@ -4,24 +4,29 @@
 """
 
 import collections
+import contextlib
 import datetime
 import decimal
 import enum
 import fractions
 import ipaddress
 import pathlib
+import pickle
 import pickletools
 import time
 import traceback
 import types
 import uuid
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
+from trickle import _probing
 from trickle._decoder import MsgpackDecoder
 from trickle._exceptions import RemoteError, UnsafeResult
 from trickle._handshake import KEPT_NOISE, Handshake
+from trickle._number_keys import may_have_many
+from trickle._pickle_scan import scan
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS
 from trickle._remote_errors import MAX_TEXT, rebuild_exception
 from trickle._unpickling import allowed_classes, loads
@@ -177,6 +182,7 @@ def _read_result(body: bytes, classes: tuple[type, ...]) -> None:
         return
     check_plain(value, classes)
     _check_opcodes(body, classes)
+    _check_probing(body, value, classes)
 
 
 def _check_refusal(exc: UnsafeResult) -> None:
@@ -221,6 +227,35 @@ def _check_opcodes(body: bytes, classes: tuple[type, ...]) -> None:
             texts.append(argument)
         elif opcode.name == "STACK_GLOBAL":
             assert may_be.intersection(texts)
+
+
+def _check_probing(body: bytes, value: object, classes: tuple[type, ...]) -> None:
+    """What was read would pass, as a pickler writes it, what only large results must; the body does no harm there."""
+    few, _probing.FEW = _probing.FEW, 0  # type: ignore[misc]
+    try:
+        with contextlib.suppress(Exception):
+            _probe(body, classes)
+        try:
+            honest = pickle.dumps(value, 5)
+        except Exception:  # it is nested too deeply, or shows what it cannot write
+            return
+        _probe(honest, classes)
+    finally:
+        _probing.FEW = few  # type: ignore[misc]
+
+
+def _probe(data: bytes, classes: tuple[type, ...]) -> None:
+    runs = _the_end_of(scan(data)).runs
+    _the_end_of(may_have_many(data, runs))
+    _the_end_of(_probing.probe(data, runs, allowed_classes(classes), 1, None))
+
+
+def _the_end_of(slices: Generator[None, None, Any]) -> Any:
+    while True:
+        try:
+            next(slices)
+        except StopIteration as done:
+            return done.value
 
 
 def _read_error(body: bytes) -> None:

@@ -14,6 +14,7 @@ import gc
 import ipaddress
 import pathlib
 import pickle
+import random
 import re
 import resource
 import struct
@@ -36,6 +37,9 @@ import trickle
 from tests.pickles import (
     COLLIDING,
     COSTLY,
+    WALKING,
+    WALKING_INTEGERS,
+    WALKS,
     call,
     colliding_items,
     colliding_pairs,
@@ -44,9 +48,11 @@ from tests.pickles import (
     integer,
     pickled,
     slow_fraction,
+    stored,
     text,
+    tuple_with_hash,
 )
-from trickle import _pickle_opcodes, _pickle_scan, _rehearsal, _unpickling
+from trickle import _number_keys, _pickle_opcodes, _pickle_scan, _probing, _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
 from trickle._pickle_budget import PATIENCE, Budget
@@ -518,6 +524,141 @@ def test_where_no_loop_is_held_up_it_may_take_longer() -> None:
     assert value[5, (5, "x")] == 5
 
 
+# Numbers as keys
+
+NUMBERS = {  # that are keys of honest data, and not scattered
+    "counted": range(100_000),
+    "negative": range(0, -100_000, -1),
+    "multiples of 2**12": range(0, 100_000 << 12, 1 << 12),
+    "multiples of 2**24": range(0, 100_000 << 24, 1 << 24),
+    "multiples of 2**44": range(0, 100_000 << 44, 1 << 44),
+    "nanoseconds": range(1_700_000_000 * 10**9, 1_700_006_000 * 10**9, 60 * 10**6),
+    "random": [random.Random(n).getrandbits(64) for n in range(100_000)],
+    "in clusters": [n // 1000 * 10**9 + n % 1000 for n in range(100_000)],
+    "coordinates": [(n % 300 << 32) | n // 300 for n in range(100_000)],
+    "identifiers with a time": [(n << 22) | n % 5 for n in range(100_000)],
+    "seconds": [1.7e9 + n / 8 for n in range(100_000)],
+    "fractions": [n / 7 for n in range(100_000)],
+}
+
+
+@pytest.mark.parametrize("make", [dict.fromkeys, set])
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_that_nobody_has_chosen_arrive_as_keys(kind: str, make: Any) -> None:
+    value = make(NUMBERS[kind])
+
+    assert roundtrip(value) == value
+
+
+@pytest.mark.parametrize("kind", WALKS)
+def test_numbers_that_look_for_their_places_for_too_long_are_refused(kind: str) -> None:
+    assert "hold up every other task" in refusal(pickled(WALKS[kind]))
+
+
+def test_numbers_in_a_kind_of_dictionary_are_looked_at_too() -> None:
+    body = own(Keyed) + b")\x81" + stored(WALKING_INTEGERS, 1000)
+
+    assert "hold up every other task" in refusal(pickled(body), Keyed)
+    assert roundtrip(Keyed(dict.fromkeys(range(20_000))), Keyed) == dict.fromkeys(range(20_000))
+
+
+def test_where_no_loop_is_held_up_they_may_look_for_longer() -> None:
+    value: Any = loads(pickled(WALKS["integers in a dictionary"]), host="web1", patience=PATIENCE)
+
+    assert len(value) == len(set(WALKING))
+
+
+async def test_other_tasks_have_their_turns_while_they_look() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        with pytest.raises(trickle.UnsafeResult):
+            await loads_in_turns(pickled(WALKS["integers in a dictionary"]), host="web1")
+        nursery.cancel_scope.cancel()
+
+    assert turns > 5
+
+
+@settings(deadline=None, derandomize=True, database=None)
+@given(values)
+def test_data_whose_keys_are_looked_at_arrives_as_it_is(value: object) -> None:
+    value = [value, {1: value}]
+    with pytest.MonkeyPatch.context() as patch:
+        look_at_all(patch)
+
+        assert roundtrip(value) == value
+
+
+def look_at_all(patch: pytest.MonkeyPatch) -> None:
+    """At keys of results of any size."""
+
+    def always(*args: object) -> Generator[None, None, bool]:
+        yield
+        return True
+
+    patch.setattr(_unpickling, "SMALL", 0)
+    patch.setattr(_unpickling, "may_have_many", always)
+    patch.setattr(_probing, "FEW", 0)
+
+
+def test_all_keys_are_looked_at_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, list[int]]] = []
+
+    def hashes(make: type, keys: Any) -> tuple[str, list[int]]:
+        return make.__name__, [*map(hash, keys)]
+
+    def store(self: object, make: type, keys: list[object], ledger: object) -> Iterator[None]:
+        seen.append(hashes(make, keys))
+        yield
+
+    look_at_all(monkeypatch)
+    monkeypatch.setattr(_probing._Meter, "store", store)
+    many = dict.fromkeys(range(2500, 0, -1))
+    few: list[Any] = [{(6, "x"): {7: 8}}, {decimal.Decimal(10): 11}, {frozenset([12]): 13}]
+    sets, ordered = {4, 5.5}, collections.OrderedDict(a=1, b={2: 3})
+    expected: list[Any] = [(dict, many), (set, sets), (collections.OrderedDict, ordered), (set, [12]), (dict, [9])]
+    expected += [(dict, each) for each in (*few, few[0][6, "x"], ordered["b"])]
+
+    roundtrip([many, sets, ordered, collections.Counter([9]), *few])
+
+    assert sorted(seen) == sorted(hashes(*each) for each in expected)
+
+
+HONEST = {  # of which no pass may cost more than it must
+    "records": [{"name": f"host{n}", "load": n / 7, "up": True, "of": n, "tags": {"a": n}} for n in range(8000)],
+    "numbers": {"values": list(range(20_000)), "more": [n / 7 for n in range(20_000)]},
+    "rows": [[n, n + 1, "x"] for n in range(8000)],
+    "tuples": [{"name": f"host{n}", "at": ("10.0.0.1", n), "x": [(n, n + 1)]} for n in range(8000)],
+    "small dictionaries of numbers": [{n: n, n + 1: n} for n in range(8000)],
+    "small sets of numbers": [{"ids": {n, n + 1}, "n": n} for n in range(8000)],
+    "texts and numbers": {f"a key that is long, number {n} of many": n / 7 for n in range(20_000)},
+    "long texts": [{"name": "x" * 60 + str(n), "n": n, "y" * 60: n} for n in range(8000)],
+}
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_numbers_that_are_no_keys_are_told_from_keys(kind: str) -> None:
+    data = dumps_result(HONEST[kind])
+    _, runs = the_end_of(_pickle_scan.scan(data))
+
+    assert not the_end_of(_number_keys.may_have_many(data, runs))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WALKS if not kind.startswith(("tuples", "a tuple", "decimals"))])
+def test_numbers_that_may_be_keys_are_told_from_others(kind: str) -> None:
+    data = pickled(WALKS[kind])
+    _, runs = the_end_of(_pickle_scan.scan(data))
+
+    assert the_end_of(_number_keys.may_have_many(data, runs))
+
+
 def test_nested_data_that_is_no_key_arrives() -> None:
     depth = 100_000
 
@@ -684,6 +825,7 @@ def test_the_attacks_have_the_hashes_that_they_claim() -> None:
 
     assert len({hash(frozenset(pair)) for pair in colliding_pairs(20)}) == 1
     assert len({hash((frozenset([one]), other)) for one, other in colliding_items(20)}) == 1
+    assert hash(pickle.loads(pickled(tuple_with_hash(WALKING[-1])))) == WALKING[-1]
     assert hash(fraction) == hash(decimal.Decimal(digits)) and fraction != decimal.Decimal(digits)
 
 
