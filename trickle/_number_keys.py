@@ -98,6 +98,9 @@ def _without_long_arguments(data: bytes, runs: array[int]) -> Iterator[bytes]:
         while position < start:
             position = skip_long(data, position)
             kept.append(_PLACEHOLDER)
+            if len(kept) >= SLICE // 4:
+                yield b"".join(kept)
+                kept, size = [], 0
         kept.append(data[start:end])
         size += end - start
         position = end

@@ -25,8 +25,8 @@ from trickle._plain_data import ENTRY_WORK, RECIPES, Name
 from trickle._rehearsal import ASK, TUPLE_TIME, KeyFrozenset, Ledger, Rehearsal, entering, stand_in, with_stand_ins
 
 # Nanoseconds, where a key takes USUAL_TIME; on machines that are slower, or busy, as many times as long.
-SPARE_TIME: Final = 50_000_000
-TIME_PER_BYTE: Final = 25
+SPARE_TIME: Final = 60_000_000
+TIME_PER_BYTE: Final = 60
 USUAL_TIME: Final = 60  # of one of `_scattered()`
 TURN: Final = 2_000_000  # then others have theirs
 
@@ -320,7 +320,7 @@ class _Meter:
 @functools.cache
 def _scattered() -> list[int]:
     """Some keys that nobody has chosen."""
-    return [secrets.randbits(60) for _ in range(4096)]
+    return [secrets.randbits(60) for _ in range(2**15)]
 
 
 def _time_of(keys: list[int]) -> int:

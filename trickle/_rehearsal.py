@@ -85,6 +85,9 @@ def with_stand_ins(
             if is_costly(opcode, position - before) and opcode != BYTEARRAY:
                 budget.charge_time(TUPLE_TIME)
                 written += ASK
+            if position - paused >= SLICE:
+                paused = position
+                yield
         written += rewrite(data, start, end)
         position = end
         if position - paused >= SLICE:
