@@ -179,6 +179,7 @@ class Ground:
     def _asyncssh(self) -> contextlib.AbstractAsyncContextManager[asyncssh.SSHClientConnection]:
         import asyncssh
 
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # that the ProxyCommand's end was seen by another
         _, config = self.tunnel.ssh_options
         return asyncssh.connect(self.tunnel.host, config=[config])
 
