@@ -129,20 +129,24 @@ class LocalProcess:
 
     def narrow(self) -> None:
         """The agent has started, or will not."""
-        if self in _booting:
+        if self in _booting and (self in _wide or _resize(self.stdin, NARROW)):
             _booting.remove(self)
-            if self not in _wide:
-                _resize(self.stdin, NARROW)
 
 
 def _has_room(processes: weakref.WeakSet[LocalProcess]) -> bool:
     return len(processes) < MOST_WIDE or sum(process.returncode is None for process in processes) < MOST_WIDE
 
 
-def _resize(stream: trio.abc.SendStream | trio.abc.ReceiveStream, size: int) -> None:
-    if isinstance(stream, trio.lowlevel.FdStream) and hasattr(fcntl, "F_SETPIPE_SZ"):
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(stream.fileno(), fcntl.F_SETPIPE_SZ, size)
+def _resize(stream: trio.abc.SendStream | trio.abc.ReceiveStream, size: int) -> bool:
+    """Whether a pipe holds so much now; it cannot hold less than is in it."""
+    fd = stream.fileno() if isinstance(stream, trio.lowlevel.FdStream) else -1
+    if fd < 0 or not hasattr(fcntl, "F_SETPIPE_SZ"):
+        return False  # closed, perhaps
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+    except OSError:
+        return False
+    return True
 
 
 _live: weakref.WeakSet[LocalProcess] = weakref.WeakSet()

@@ -34,6 +34,20 @@ async def test_pipes_are_widened_for_bulk_alone(tmp_path: Path) -> None:
     assert after == {_tunnel_process.WIDE}
 
 
+async def test_what_never_answers_is_ended_whose_pipe_was_widened_for_its_start(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 1000\n")
+    python.chmod(0o755)
+
+    async with trickle.open_host(trickle.Local(python=str(python)), connect_timeout=1, wait=False) as host:
+        with pytest.raises(trickle.ConnectError):
+            await host.call(os.getpid)
+        link = host._core.link
+
+    assert link._process is not None
+    assert link._process.returncode is not None
+
+
 @pytest.mark.parametrize("direction", ["there", "back"])
 async def test_large_arguments_and_results_are_bulk(direction: str) -> None:
     async with trickle.open_host(local()) as host:

@@ -114,7 +114,7 @@ def test_there_is_always_room_for_one_more_frame_as_the_page_argues() -> None:
     frame = CHUNK + ITEM_COST
     assert GRANT + TOLD + frame < CREDIT
     assert WIDE_GRANT + TOLD + frame < WIDE_CREDIT
-    assert ACK_AFTER + frame < SMALLEST_WINDOW
+    assert 2 * ACK_AFTER + 2 * CHUNK <= SMALLEST_WINDOW
 
 
 @pytest.mark.parametrize(("text", "data"), VECTORS, ids=[row[0] for row in VECTORS])

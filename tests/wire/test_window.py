@@ -1,5 +1,7 @@
 """How much bulk may be on the link: what it moves in 100 ms, 256 KiB at the least and 4 MiB at the most."""
 
+from collections import deque
+
 import pytest
 
 from trickle._wire.connection import (
@@ -9,7 +11,7 @@ from trickle._wire.connection import (
     WINDOW_SECONDS,
     Window,
 )
-from trickle._wire.frames import WireError
+from trickle._wire.frames import CHUNK, WireError
 
 
 def drive(window: Window, rate: float, seconds: float, start: float, sizes: list[int] | None = None) -> float:
@@ -38,6 +40,33 @@ def test_a_window_grows_to_what_the_link_moves_in_its_time(rate: float) -> None:
     drive(window, rate, 2.0, start=100.0)
 
     assert window.size == pytest.approx(rate * WINDOW_SECONDS, rel=0.1)
+
+
+@pytest.mark.parametrize("thing", [40_000, 100_000, 131_071, 520_492])
+def test_a_window_grows_where_the_way_is_long_whatever_is_sent(thing: int) -> None:
+    window, delay, rate = Window(), 0.02, 200e6
+    sizes = [*[CHUNK] * (thing // CHUNK), thing % CHUNK]
+    on_the_way: deque[tuple[float, int]] = deque()  # when each frame has arrived
+    acknowledged: deque[tuple[float, int]] = deque()  # when each word of that has
+    now, unacked, number = 0.0, 0, 0
+
+    while now < 2:
+        if acknowledged and acknowledged[0][0] <= now:
+            window.acked(acknowledged.popleft()[1], now)
+        elif on_the_way and on_the_way[0][0] <= now:
+            unacked += on_the_way.popleft()[1]
+            if unacked >= ACK_AFTER:
+                acknowledged.append((now + delay / 2, unacked))
+                unacked = 0
+        elif (size := sizes[number % len(sizes)]) <= window.room:
+            window.sent(size, now)
+            now += size / rate
+            on_the_way.append((now + delay / 2, size))
+            number += 1
+        else:
+            now = min(queue[0][0] for queue in (on_the_way, acknowledged) if queue)
+
+    assert window.size > 4 * SMALLEST_WINDOW
 
 
 def test_a_window_never_grows_above_its_largest() -> None:

@@ -122,7 +122,8 @@ class Worker:
         """
         waits_here = not self._armed
         in_main_thread = _thread.get_ident() == self.main_thread
-        self._busy = in_main_thread
+        if in_main_thread:
+            self._busy = True
         try:
             try:
                 data = self.link.recv(READ_SIZE, 0 if waits_here else _socket.MSG_DONTWAIT)

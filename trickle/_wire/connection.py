@@ -38,7 +38,9 @@ CREDIT = 256 * 1024  # bytes of one call that its receiver takes before it has u
 # more than so many at once, which bounds what lies here for those who do not take it.
 WIDEN_AFTER, WIDE_CREDIT, MOST_WIDE = 512 * 1024, 2 * 1024 * 1024, 4
 GRANT, WIDE_GRANT = 64 * 1024, 512 * 1024  # bytes that are used up before the sender is told so
-ACK_AFTER = 128 * 1024  # bytes of bulk that have come before the sender is told so: each word wakes it up
+# Bytes of bulk that have come before the sender is told so.  With more, what fits the smallest window besides would be
+# so little that the link seems to be idle, and the window would never grow.
+ACK_AFTER = 64 * 1024
 SMALLEST_WINDOW, LARGEST_WINDOW = 256 * 1024, 4 * 1024 * 1024  # bytes of bulk on the link at once
 WINDOW_SECONDS = 0.1  # of what the link moves: more would only wait in a kernel or an ssh
 BATCH = 256 * 1024  # bytes handed out at once: what a pipe takes in a few writes
