@@ -53,11 +53,10 @@ def _raise_fence(size: int) -> tuple[int, tuple[int, int]] | None:
         return None  # elsewhere these limits are missing, or not enforced
     limit, field = _limit()
     soft, hard = resource.getrlimit(limit)
-    try:
-        pages = int(_STATM.read_bytes().split()[field])
-    except (OSError, ValueError):  # no /proc here
+    used = _used(field)
+    if used is None:
         return None
-    most = pages * resource.getpagesize() + size
+    most = used + size
     if any(existing != resource.RLIM_INFINITY and existing <= most for existing in (soft, hard)):
         return None  # what is in force already is at least as strict
     try:
@@ -65,6 +64,19 @@ def _raise_fence(size: int) -> tuple[int, tuple[int, int]] | None:
     except (OSError, ValueError):  # forbidden here, as under some sandboxes
         return None
     return limit, (soft, hard)
+
+
+def _used(field: int) -> int | None:
+    """A figure of statm, in bytes; None where there is none."""
+    try:
+        return int(_STATM.read_bytes().split()[field]) * resource.getpagesize()
+    except (OSError, ValueError):  # no /proc here
+        return None
+
+
+def _size() -> int:
+    """What this process has of what the limit is on; 0 where there is none."""
+    return (_used(_limit()[1]) or 0) if sys.platform == "linux" and resource is not None else 0
 
 
 @functools.cache
@@ -76,16 +88,34 @@ def _limit() -> tuple[int, int]:
     return resource.RLIMIT_AS, 0
 
 
+class Fence:
+    """Bounds what several pieces of code may take together.
+
+    Args:
+      size: by how many bytes this process may grow in them; None: as many as it likes.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        self._left = size
+
+    def undisturbed(self, fn: Callable[..., _Value], *args: object) -> _Value:
+        """Call *fn* without garbage collection."""
+        with _exclusively:
+            collecting = gc.isenabled()
+            gc.disable()  # it would look at every object again and again, and there is no garbage yet
+            try:
+                if self._left is None:
+                    return fn(*args)
+                before = _size()
+                with memory_fence(self._left):
+                    value = fn(*args)
+                self._left = max(0, self._left - max(0, _size() - before))
+                return value
+            finally:
+                if collecting:
+                    gc.enable()
+
+
 def undisturbed(most: int | None, fn: Callable[..., _Value], *args: object) -> _Value:
     """Call *fn* without garbage collection, and let this process grow by at most *most* bytes, if that is given."""
-    with _exclusively:
-        collecting = gc.isenabled()
-        gc.disable()  # it would look at every object again and again, and there is no garbage yet
-        try:
-            if most is None:
-                return fn(*args)
-            with memory_fence(most):
-                return fn(*args)
-        finally:
-            if collecting:
-                gc.enable()
+    return Fence(most).undisturbed(fn, *args)

@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Generator, Iterable, Iterator
 from typing import Final
 
-from trickle._pickle_opcodes import FRAME, LARGE_INTEGER, NUMBERS, SHORT_BYTES, SHORT_TEXT, SLICE, any_of, skip_long
-from trickle._pickle_scan import pairs
+from trickle._pickle_opcodes import LARGE_INTEGER, NUMBERS, SHORT_BYTES, SHORT_TEXT, SLICE, any_of
+from trickle._pickle_scan import parts
 
 FEW_KEYS: Final = 4000  # as many look for their places in some milliseconds, however they were chosen
 FEW_IN_ONE: Final = 64  # and as many in less than one pass of a pattern
@@ -32,7 +32,7 @@ def _pieces(with_sets: bool) -> re.Pattern[bytes]:
     once = rb"(?!\x94)"  # no pickler remembers a number; what is remembered may be a key many times
     numbers = [each + once for each in NUMBERS]
     short_text = SHORT_TEXT + rb"\x94?+"
-    number, frame = _any(numbers), FRAME + once
+    number = _any(numbers)
     text = _any([rb"h.", short_text, rb"j.{4}", SHORT_BYTES + rb"\x94?+"])
     simples = [rb"h.", *numbers[:3], short_text, rb"[N\x88\x89]", *numbers[3:], rb"j.{4}"]  # common ones first
     simple = _any(simples)
@@ -46,7 +46,7 @@ def _pieces(with_sets: bool) -> re.Pattern[bytes]:
         few = simple + b"{0,%d}+" % FEW_IN_ONE
         small += [rb"\x8f\x94?+(?:\(" + few + rb"\x90)?+", rb"\(" + few + rb"\x91"]
     # Of texts and values.  What is above a text in a group of pairs stays there, whatever comes.
-    in_pairs = b"(?:" + text + b"(?:" + frame + b")?+" + _any([*simples, *small, rb"\)"]) + b"|" + frame + b")++"
+    in_pairs = b"(?:" + text + _any([*simples, *small, rb"\)"]) + b")++"
     groups = [in_pairs, number + b"++" + simple + b"*+[et]"]
     if with_sets:
         groups.insert(0, text + b"++" + any_of(_SETS))
@@ -59,7 +59,6 @@ def _pieces(with_sets: bool) -> re.Pattern[bytes]:
         number + in_tuple,
         LARGE_INTEGER,  # counted when it is hashed, as tuples are
         rb"[01](?!\x94)",
-        frame,
     ]
     if not with_sets:
         harmless.append(b"\x8f")
@@ -92,19 +91,12 @@ def may_have_many(data: bytes, runs: array[int]) -> Generator[None, None, bool]:
 
 
 def _without_long_arguments(data: bytes, runs: array[int]) -> Iterator[bytes]:
-    """Yield what is in *runs*, and placeholders for what is between them, some thousand bytes at a time."""
-    kept, size, position = [], 0, 2
-    for start, end in pairs(runs):
-        while position < start:
-            position = skip_long(data, position)
-            kept.append(_PLACEHOLDER)
-            if len(kept) >= SLICE // 4:
-                yield b"".join(kept)
-                kept, size = [], 0
-        kept.append(data[start:end])
-        size += end - start
-        position = end
-        if size >= SLICE // 4:
+    """Yield what is in *runs*, and placeholders for what is between them, a `SLICE` or so at a time."""
+    kept, size = [], 0
+    for start, end, is_run in parts(data, runs):
+        kept.append(data[start:end] if is_run else _PLACEHOLDER)
+        size += len(kept[-1])
+        if size >= SLICE or len(kept) >= SLICE // 4:
             yield b"".join(kept)
             kept, size = [], 0
     yield b"".join(kept)

@@ -41,7 +41,8 @@ _WITH_ARGUMENT: Final = b"|".join(
     )
 )
 LARGE_INTEGER: Final = _of_length(b"\x8a", range(9, 34))  # LONG1: hashes and keys of 256 bits are among them
-FRAME: Final = rb"\x95.{8}"
+FRAME: Final = 0x95  # no part of a run: slices of whole opcodes get frames of their own
+FRAME_SIZE: Final = 9  # bytes
 # Those without arguments.
 _HARMLESS: Final = b"N\x88\x89])(\x94aeR\x81\x9201}\x8f"  # None, booleans, [], (), MARK, MEMOIZE, REDUCE...
 WITHOUT_ARGUMENT: Final = {
@@ -80,7 +81,7 @@ def run_pattern(kinds: int, but: bytes = b"") -> bytes:
 
 
 def _with_arguments(kinds: int) -> list[bytes]:
-    return [_WITH_ARGUMENT, FRAME, LARGE_INTEGER] if kinds & COSTLY else [_WITH_ARGUMENT, FRAME]
+    return [_WITH_ARGUMENT, LARGE_INTEGER] if kinds & COSTLY else [_WITH_ARGUMENT]
 
 
 def any_of(opcodes: bytes) -> bytes:
@@ -96,7 +97,7 @@ def run_of(kinds: int) -> re.Pattern[bytes]:
 @functools.cache
 def with_argument() -> re.Pattern[bytes]:
     """Return a pattern for those opcodes in runs that have arguments."""
-    return re.compile(b"(?:" + b"|".join([_WITH_ARGUMENT, FRAME, LARGE_INTEGER]) + b")++", re.DOTALL)
+    return re.compile(b"(?:" + b"|".join([_WITH_ARGUMENT, LARGE_INTEGER]) + b")++", re.DOTALL)
 
 
 def is_costly(opcode: int, size: int) -> bool:
@@ -116,13 +117,6 @@ def skip_long(data: bytes, start: int) -> int:
     return end
 
 
-def in_one_frame(data: bytes) -> bytes:
-    """Return *data* with one frame around it all.
-
-    Else a host could frame a part of an opcode, and CPython would go on reading elsewhere than we looked.
-    """
-    return data[:2] + frame_of(len(data) - 2) + data[2:]
-
-
 def frame_of(size: int) -> bytes:
+    """What begins a frame of *size* bytes."""
     return b"\x95" + struct.pack("<Q", size)

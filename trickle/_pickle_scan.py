@@ -13,12 +13,15 @@ from typing import Final, NamedTuple
 from trickle._pickle_budget import Refused
 from trickle._pickle_opcodes import (
     COSTLY,
+    FRAME,
+    FRAME_SIZE,
     KIND_OF,
     LENGTH_BYTES,
     LONG1,
     SHORT,
     SLICE,
     STOP,
+    frame_of,
     is_costly,
     run_of,
     skip_long,
@@ -41,6 +44,9 @@ _APPEND: Final = b"a"
 _MAKES_NOTHING: Final = bytes(set(range(256)) - set(b"".join(_MADE)))
 SHORT_PICKLE: Final = 4096  # bytes
 _PROTOCOLS: Final = (b"\x80\x04", b"\x80\x05")
+# Picklers begin one after 64 KiB, or before and after what is as large by itself.
+FEW_FRAMES: Final = 4
+BYTES_PER_FRAME: Final = 32 * 1024
 
 
 def is_harmless(data: bytes) -> bool:
@@ -49,15 +55,22 @@ def is_harmless(data: bytes) -> bool:
     return (
         size <= SHORT_PICKLE
         and data[:2] in _PROTOCOLS
-        and run_of(0).match(data, 2).end() == size - 1  # type: ignore[union-attr]
+        and run_of(0).match(data, body_of(data)).end() == size - 1  # type: ignore[union-attr]
         and data[-1] == STOP
     )
+
+
+def body_of(data: bytes) -> int:
+    """Where opcodes begin, behind a frame around all of them."""
+    body = 2 + FRAME_SIZE
+    return body if len(data) > body and data[2:body] == frame_of(len(data) - body) else 2
 
 
 class Scanned(NamedTuple):
     """What is in a pickle: kinds of opcodes, and where runs of them begin and end.
 
-    Between runs are those with long arguments.  The last run is empty, and is where the opcode is that stops it all.
+    Between runs are frames, and those with long arguments.  The last run is empty, and is where the opcode is that
+    stops it all.
     """
 
     kinds: int
@@ -74,6 +87,7 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
     found, looked_for = 0, -1
     position, begun, paused, size = 2, 2, 2, len(data)
     runs = array("Q")
+    frames_left = FEW_FRAMES + size // BYTES_PER_FRAME
     while True:
         if found != looked_for:
             looked_for, run = found, run_of(found).match
@@ -91,7 +105,12 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
         if position > begun:
             runs.append(begun)
             runs.append(position)
-        if opcode in short:  # and not as short as those that are in runs
+        if opcode == FRAME:
+            frames_left -= 1
+            if frames_left < 0:
+                raise Refused("it has more frames than a pickler makes")
+            position = _skip_frame(data, position)
+        elif opcode in short:  # and not as short as those that are in runs
             position += 2 + data[position + 1]
         elif opcode in LENGTH_BYTES:
             start, position = position, skip_long(data, position)
@@ -107,6 +126,14 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
     if most is not None and (yield from _makes_more(data, runs, most)):
         raise Refused("it would take too much memory")
     return Scanned(found, runs)
+
+
+def _skip_frame(data: bytes, start: int) -> int:
+    """Return where what is in the frame at *start* begins."""
+    begin = start + FRAME_SIZE
+    if begin + int.from_bytes(data[start + 1 : begin], "little") > len(data):
+        raise Refused("it is cut off")
+    return begin
 
 
 def _makes_more(data: bytes, runs: array[int], most: int) -> Generator[None, None, bool]:
@@ -145,6 +172,22 @@ def without_arguments(data: bytes, runs: array[int]) -> Iterator[bytes]:
             yield b"".join(opcodes)
             begun, opcodes = end, []
     yield b"".join(opcodes)
+
+
+def parts(data: bytes, runs: array[int]) -> Iterator[tuple[int, int, bool]]:
+    """Where each part begins and ends, and whether it is a run: else it is one opcode, long or STOP."""
+    position = 2
+    for start, end in pairs(runs):
+        while position < start:
+            if data[position] == FRAME:
+                position += FRAME_SIZE
+                continue
+            before, position = position, skip_long(data, position)
+            yield before, position, False
+        if start < end:
+            yield start, end, True
+            position = end
+    yield position, len(data), False
 
 
 def pairs(runs: array[int]) -> Iterator[tuple[int, int]]:

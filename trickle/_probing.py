@@ -14,25 +14,28 @@ import re
 import secrets
 import time
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Generator, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Final, NamedTuple, TypeVar
 
 from trickle._fence import undisturbed
 from trickle._pickle_budget import LOOKUP_TIME, Budget, too_long
 from trickle._pickle_opcodes import ALL_KINDS, COSTLY, FROZENSET, LARGE_INTEGER, WITHOUT_ARGUMENT, any_of, run_pattern
+from trickle._pickle_slices import TURN, File, Loader, Slices
 from trickle._plain_data import ENTRY_WORK, RECIPES, Name
-from trickle._rehearsal import ASK, TUPLE_TIME, KeyFrozenset, Ledger, Rehearsal, entering, stand_in, with_stand_ins
+from trickle._rehearsal import ASK, TUPLE_TIME, KeyFrozenset, Ledger, Rehearsal, stand_in, with_account, with_stand_ins
 
 # Nanoseconds, where a key takes USUAL_TIME; on machines that are slower, or busy, as many times as long.
-SPARE_TIME: Final = 60_000_000
+SPARE_TIME: Final = 60_000_000  # for all that a pickle stores
 TIME_PER_BYTE: Final = 60
+TIME_PER_BYTE_AT_ONCE: Final = 30  # for what one opcode stores, which nothing interrupts
 USUAL_TIME: Final = 60  # of one of `_scattered()`
-TURN: Final = 2_000_000  # then others have theirs
 
 FEW: Final = 64  # keys: in a table of so many none looks for its place for long
 CHUNK: Final = 256  # keys at a time
 MOST_STEPS: Final = 2**24  # of a chunk, if each key has to pass by all the others: some tens of milliseconds
+LOOKED_AT: Final = 10_000  # keys and tables at a time
 HASHED_AT_ONCE: Final = 256  # keys that a ledger looks at
 LIST_TIME: Final = 150  # of a list that has to be asked for
 COPY_TIME: Final = 20  # of a batch of entries
@@ -71,15 +74,23 @@ class _Table(NamedTuple):
     batches: list[Sequence[Any]]  # of items; in dictionaries, of keys and values
     copied: int = 0  # batches: these do not look for their places anew, unless there are more
 
-    def keys(self) -> list[Any]:
+    def keys(self) -> list[Sequence[Any]]:
+        """Those that each opcode stores."""
         if len(self.batches) == self.copied:
             return []
-        step = 1 if self.make is set else 2
-        return list(chain.from_iterable([batch[::step] for batch in self.batches]))
+        return self.batches if self.make is set else [batch[::2] for batch in self.batches]
+
+
+class _Stores(NamedTuple):
+    """What is stored in a new table."""
+
+    make: type
+    keys: list[Any]
+    ends: list[int]  # how many of them are stored when an opcode has been carried out, for each
 
 
 def probe(
-    data: bytes, runs: array[int], allowed: Mapping[Name, type], patience: int, most: int | None
+    data: bytes, runs: array[int], allowed: Mapping[Name, type], patience: int, loader: Loader
 ) -> Generator[None, None, None]:
     """Refuse *data*, which has these *runs*, if its keys would look for their places for too long.
 
@@ -87,23 +98,21 @@ def probe(
 
     Args:
       patience: how many times as long it may take.
-      most: by how many bytes this process may grow.
     """
     budget = Budget(len(data), patience)
     form = _ListForm(budget)
     rewritten = yield from with_stand_ins(data, runs, budget, form.rewrite)
     ledger = Ledger(budget)
-    tables = undisturbed(most, _read_lists, rewritten, form, allowed, ledger)
-    del rewritten
+    tables = yield from _read_lists(rewritten, form, allowed, ledger, loader)
     yield
     meter = _Meter(len(data), patience)
     while tables:
-        make, keys = tables.pop()
-        if _FLAT.issuperset(map(type, keys)):
-            yield from meter.store(make, keys, None)
+        table = tables.pop()
+        if _FLAT.issuperset(map(type, table.keys)):
+            yield from meter.store(table, None)
         else:
-            keys = yield from _hashed(keys, ledger)
-            yield from meter.store(make, keys, ledger)
+            hashed = yield from _hashed(table.keys, ledger)
+            yield from meter.store(table._replace(keys=hashed), ledger)
 
 
 class _ListForm:
@@ -165,7 +174,7 @@ def _some_list(*args: object) -> list[object]:
 class _ListReader(Rehearsal):
     """Reads what `_ListForm` has written: nothing is hashed but what fields of classes are."""
 
-    def __init__(self, rewritten: bytearray, form: _ListForm, allowed: Mapping[Name, type], ledger: Ledger) -> None:
+    def __init__(self, file: File, form: _ListForm, allowed: Mapping[Name, type], ledger: Ledger) -> None:
         self.lists: list[list[Sequence[Any]]] = [[] for _ in form.makers]
         self.tables: list[_Table] = []  # those that constructors make
         self.unbuilt: list[_Unbuilt] = []
@@ -176,7 +185,7 @@ class _ListReader(Rehearsal):
             ledger.budget.charge_time(LIST_TIME * len(form.makers))
         answer: Callable[[Any], object] = functools.partial(next, self._lists)  # takes no Python
         self.persistent_load = self._answer if form.has_stand_ins else answer  # type: ignore[assignment]
-        super().__init__(rewritten, allowed)
+        super().__init__(file, allowed)
 
     def _answer(self, asked: Any) -> object:
         if asked is None:
@@ -217,12 +226,16 @@ class _ListReader(Rehearsal):
 
 
 def _read_lists(
-    rewritten: bytearray, form: _ListForm, allowed: Mapping[Name, type], ledger: Ledger
-) -> list[tuple[type, list[Any]]]:
-    """Return what there would be of tables, and their keys in order; and the last one to be looked at first."""
-    with entering(ledger):
-        reader = _ListReader(rewritten, form, allowed, ledger)
+    rewritten: Slices, form: _ListForm, allowed: Mapping[Name, type], ledger: Ledger, loader: Loader
+) -> Generator[None, None, list[_Stores]]:
+    """Return what would be stored in tables; what is in the last one is to be looked at first."""
+
+    def read(file: File) -> _ListReader:
+        reader = _ListReader(file, form, allowed, ledger)
         reader.load()
+        return reader
+
+    reader = yield from loader.load(read, rewritten, functools.partial(with_account, ledger))
     tables = [
         _Table(make, batches)
         for make, batches in zip(form.makers, reader.lists, strict=True)
@@ -230,8 +243,17 @@ def _read_lists(
     ]
     tables += reader.tables
     tables += (_Table(set, [each.items]) for each in reversed(reader.unbuilt))  # others may have them as keys
-    with_keys = ((table.make, table.keys()) for table in tables)
-    return [(make, keys) for make, keys in with_keys if len(keys) > FEW]
+    found, looked_at = [], 0
+    for table in tables:
+        batches = table.keys()
+        keys = list(chain.from_iterable(batches))
+        if len(keys) > FEW:
+            found.append(_Stores(table.make, keys, list(accumulate(map(len, batches)))))
+        looked_at += 1 + len(keys)
+        if looked_at > LOOKED_AT:
+            looked_at = 0
+            yield
+    return found
 
 
 _Value = TypeVar("_Value")
@@ -257,14 +279,9 @@ def _hashed(keys: list[Any], ledger: Ledger) -> Generator[None, None, list[Any]]
     """Return *keys* in a form that takes no time to hash; *ledger* keeps account of it."""
     stored = []
     for start in range(0, len(keys), HASHED_AT_ONCE):
-        stored += undisturbed(None, _with_account, ledger, _to_store, keys[start : start + HASHED_AT_ONCE])
+        stored += undisturbed(None, with_account, ledger, _to_store, keys[start : start + HASHED_AT_ONCE])
         yield
     return stored
-
-
-def _with_account(ledger: Ledger, fn: Callable[[list[Any]], _Value], keys: list[Any]) -> _Value:
-    with entering(ledger):
-        return fn(keys)
 
 
 def _to_store(keys: list[Any]) -> list[Any]:
@@ -275,52 +292,66 @@ class _Meter:
     """Stores keys of one pickle, and refuses it when that takes too long."""
 
     def __init__(self, size: int, patience: int) -> None:
-        self._allowed = (SPARE_TIME + TIME_PER_BYTE * size) * patience
-        self._spent = 0
-        self._look_again_at = self._allowed
+        self._all = _Limit((SPARE_TIME + TIME_PER_BYTE * size) * patience)
+        self._at_once = _Limit((SPARE_TIME + TIME_PER_BYTE_AT_ONCE * size) * patience)
         # fromkeys() goes on with a dictionary that this returns: nothing else stores keys without making pairs first.
         self._into: type[dict[Any, None]] = type("_Into", (dict,), {"__new__": lambda _: self._table})
         self._table: Any = None
+        self._turn = time.thread_time_ns()
 
-    def store(self, make: type, keys: list[Any], ledger: Ledger | None) -> Generator[None, None, None]:
-        """Store *keys* in a new table.  Yields after each `TURN` or so.
+    def store(self, table: _Stores, ledger: Ledger | None) -> Generator[None, None, None]:
+        """Store keys in a new table.  Yields after each `TURN` or so.
 
         Args:
           ledger: keeps account of comparisons, if these take time.
         """
-        self._table = table = make()
-        add: Callable[[list[Any]], object] = table.update if make is set else self._into.fromkeys
+        self._table = into = table.make()
+        add: Callable[[list[Any]], object] = into.update if table.make is set else self._into.fromkeys
         if ledger is not None:
-            add = functools.partial(undisturbed, None, _with_account, ledger, add)
-        stored = 0
-        begun = turn = time.thread_time_ns()
-        while stored < len(keys):
+            add = functools.partial(undisturbed, None, with_account, ledger, add)
+        stored = opcode = 0
+        begun = time.thread_time_ns()
+        while stored < len(table.keys):
             end = stored + max(1, min(CHUNK, MOST_STEPS // (stored + 1)))
-            add(keys[stored:end])
+            add(table.keys[stored:end])
             stored = end
             now = time.thread_time_ns()
-            self._spent += now - begun
-            begun = now
-            if self._spent > self._look_again_at:
-                self._look_again()
-                begun = time.thread_time_ns()
-            if now > turn + TURN:
+            for limit in (self._all, self._at_once):
+                limit.charge(now - begun)
+            if stored >= table.ends[opcode]:
+                self._at_once.spent = 0
+                opcode = bisect_right(table.ends, stored, opcode)
+            begun = time.thread_time_ns()
+            if begun > self._turn + TURN:
                 yield
-                begun = turn = time.thread_time_ns()
+                begun = self._turn = time.thread_time_ns()
         self._table = None
+
+
+class _Limit:
+    """Of time that may be spent, in nanoseconds."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed = self._look_again_at = allowed
+        self.spent = 0
+
+    def charge(self, time: int) -> None:
+        self.spent += time
+        if self.spent > self._look_again_at:
+            self._look_again()
 
     def _look_again(self) -> None:
         """Refuse if it took too long, as this machine is now."""
         usual = USUAL_TIME * len(_scattered())
-        if self._spent > self._allowed * max(usual, *(_time_of(_scattered()) for _ in range(3))) // usual:
+        if self.spent > self._allowed * max(usual, *(_time_of(_scattered()) for _ in range(3))) // usual:
             raise too_long()
-        self._look_again_at = self._spent * 5 // 4
+        self._look_again_at = self.spent * 5 // 4
 
 
 @functools.cache
 def _scattered() -> list[int]:
     """Some keys that nobody has chosen."""
-    return [secrets.randbits(60) for _ in range(2**15)]
+    return [number >> 4 for number in array("Q", secrets.token_bytes(8 * 2**15))]
 
 
 def _time_of(keys: list[int]) -> int:

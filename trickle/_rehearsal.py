@@ -11,14 +11,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
-import io
 import pickle
 import re
 import secrets
 import sys
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from collections.abc import Callable, Generator, Iterable, Mapping
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from trickle._pickle_budget import LOOKUP_TIME, Budget, Refused
 from trickle._pickle_opcodes import (
@@ -27,15 +26,13 @@ from trickle._pickle_opcodes import (
     COSTLY,
     FROZENSET,
     LARGE_INTEGER,
-    SLICE,
     WITHOUT_ARGUMENT,
     any_of,
-    frame_of,
     is_costly,
     run_pattern,
-    skip_long,
 )
-from trickle._pickle_scan import pairs
+from trickle._pickle_scan import parts
+from trickle._pickle_slices import Cutter, File, Loader, Slices
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Name, Recipe, refusal_of_class
 
 # Nanoseconds: see _pickle_budget.py.
@@ -62,41 +59,33 @@ def _pieces() -> re.Pattern[bytes]:
     return re.compile(b"(" + others + b")(" + costly + rb"|\Z)", re.DOTALL)
 
 
+_Value = TypeVar("_Value")
 Rewrite: TypeAlias = Callable[[bytes, int, int], bytes]
 
 
 def with_stand_ins(
     data: bytes, runs: array[int], budget: Budget, rewrite: Rewrite | None = None
-) -> Generator[None, None, bytearray]:
+) -> Generator[None, None, Slices]:
     """Return *data*, which has these *runs*, with requests for stand-ins for what is costly as a key.
 
-    Yields after each `SLICE` or so.
+    Yields after each slice.
 
     Args:
       rewrite: returns a part of a run with such requests, and whatever else is to change.
     """
     rewrite = rewrite or functools.partial(_with_requests, budget)
-    written = bytearray(data[:2] + frame_of(0))
-    position = paused = 2
-    for start, end in pairs(runs):
-        while position < start:
-            opcode, before, position = data[position], position, skip_long(data, position)
-            written += data[before:position]
-            if is_costly(opcode, position - before) and opcode != BYTEARRAY:
+    cutter = Cutter()
+    for start, end, is_run in parts(data, runs):
+        if is_run:
+            written = rewrite(data, start, end)
+        else:
+            written = data[start:end]
+            if is_costly(data[start], end - start) and data[start] != BYTEARRAY:
                 budget.charge_time(TUPLE_TIME)
                 written += ASK
-            if position - paused >= SLICE:
-                paused = position
-                yield
-        written += rewrite(data, start, end)
-        position = end
-        if position - paused >= SLICE:
-            paused = position
+        if cutter.add(written):
             yield
-    written += data[position:]
-    frame = frame_of(len(written) - 2 - len(frame_of(0)))
-    written[2 : 2 + len(frame)] = frame
-    return written
+    return cutter.slices
 
 
 def _with_requests(budget: Budget, data: bytes, start: int, end: int) -> bytes:
@@ -194,7 +183,7 @@ class Ledger:
 
 
 _NO_LEDGER: Final = Ledger(Budget(0, 0))
-_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time, see undisturbed() in _fence.py
+_ledger = _NO_LEDGER  # of the rehearsal that is on; there is one at a time, see Fence
 
 
 class _KeyTuple(tuple[Any, ...]):
@@ -456,8 +445,8 @@ class Rehearsal(pickle.Unpickler):
 
     persistent_load = staticmethod(stand_in)
 
-    def __init__(self, data: bytearray, allowed: Mapping[Name, type]) -> None:
-        super().__init__(io.BytesIO(data))
+    def __init__(self, file: File, allowed: Mapping[Name, type]) -> None:
+        super().__init__(file)
         self.allowed = allowed
 
     def find_class(self, module: str, name: str) -> Any:
@@ -474,22 +463,27 @@ class Rehearsal(pickle.Unpickler):
         raise refusal_of_class(module, name)
 
 
-def rehearse(rewritten: bytearray, allowed: Mapping[Name, type], budget: Budget, most_keys: int | None = None) -> None:
+def rehearse(
+    rewritten: Slices,
+    allowed: Mapping[Name, type],
+    budget: Budget,
+    loader: Loader,
+    most_keys: int | None = None,
+) -> Generator[None, None, None]:
     """Read what `with_stand_ins` has made, or refuse it.
 
     Raises:
       ManyKeys: there are more than *most_keys* that numbers may hide in, if that is given.
     """
-    with entering(Ledger(budget, most_keys)):
-        Rehearsal(rewritten, allowed).load()
+    account = functools.partial(with_account, Ledger(budget, most_keys))
+    yield from loader.load(lambda file: Rehearsal(file, allowed).load(), rewritten, account)
 
 
-@contextlib.contextmanager
-def entering(ledger: Ledger) -> Iterator[None]:
-    """Have *ledger* keep account of what is hashed."""
+def with_account(ledger: Ledger, fn: Callable[..., _Value], *args: object) -> _Value:
+    """Call *fn*, and have *ledger* keep account of what is hashed."""
     global _ledger
-    _ledger = ledger
+    former, _ledger = _ledger, ledger
     try:
-        yield
+        return fn(*args)
     finally:
-        _ledger = _NO_LEDGER
+        _ledger = former

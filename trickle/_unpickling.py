@@ -26,11 +26,11 @@ from typing import Any, Final
 import trio
 
 from trickle._exceptions import UnsafeResult
-from trickle._fence import undisturbed
 from trickle._number_keys import FEW_KEYS, may_have_many
 from trickle._pickle_budget import APPEND_TIME, LOOKUP_TIME, Budget, Refused, printable
-from trickle._pickle_opcodes import CLASSES, COSTLY, KEYS, SLICE, STATES, in_one_frame
-from trickle._pickle_scan import count_appends, is_harmless, scan
+from trickle._pickle_opcodes import CLASSES, COSTLY, KEYS, SLICE, STATES
+from trickle._pickle_scan import body_of, count_appends, is_harmless, scan
+from trickle._pickle_slices import File, Loader, cut_up
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
 from trickle._probing import probe
 from trickle._rehearsal import ManyKeys, rehearse, with_stand_ins
@@ -63,7 +63,7 @@ def loads(
     Raises:
       UnsafeResult: *data* is not plain data, or not a pickle at all, or costs too much for its size.
     """
-    reading = _read(data, host, allowed, full_trust, patience)
+    reading = _read(data, host, allowed, full_trust, patience, in_turns=False)
     while True:
         try:
             next(reading)
@@ -71,6 +71,7 @@ def loads(
             return done.value
 
 
+@trio.lowlevel.enable_ki_protection  # Ctrl-C comes between turns, or a thread that reads would be left behind
 async def loads_in_turns(
     data: bytes,
     *,
@@ -81,7 +82,7 @@ async def loads_in_turns(
     """The same, of what may be large: other tasks have their turns meanwhile.  Cannot be cancelled."""
     if len(data) <= SMALL:
         return loads(data, host=host, allowed=allowed, full_trust=full_trust)
-    reading = _read(data, host, allowed, full_trust, 1)
+    reading = _read(data, host, allowed, full_trust, 1, in_turns=True)
     with trio.CancelScope(shield=True):
         async with _one_at_a_time():
             value = await _in_turns(reading)
@@ -89,12 +90,15 @@ async def loads_in_turns(
 
 
 async def _in_turns(reading: Generator[None, None, object]) -> object:
-    while True:
-        try:
-            next(reading)
-        except StopIteration as done:
-            return done.value
-        await trio.lowlevel.checkpoint()
+    try:
+        while True:
+            try:
+                next(reading)
+            except StopIteration as done:
+                return done.value
+            await trio.lowlevel.checkpoint()
+    finally:
+        reading.close()
 
 
 _lock: trio.lowlevel.RunVar[trio.Lock] = trio.lowlevel.RunVar("results")
@@ -110,40 +114,43 @@ def _one_at_a_time() -> trio.Lock:
 
 
 def _read(
-    data: bytes, host: str, allowed: Mapping[Name, type], full_trust: bool, patience: int
+    data: bytes, host: str, allowed: Mapping[Name, type], full_trust: bool, patience: int, *, in_turns: bool
 ) -> Generator[None, None, object]:
     try:
         if full_trust:
             return _TrustingUnpickler(io.BytesIO(data)).load()
         if is_harmless(data):
-            return pickle.loads(in_one_frame(data))
+            return pickle.loads(data[:2] + data[body_of(data) :])
         most = FENCE + FENCE_PER_BYTE * len(data) if len(data) >= FENCED_SIZE else None
         found, runs = yield from scan(data, most)
         if len(data) > SLICE:
             yield
+        loader = Loader(most, in_turns)
         budget = Budget(len(data), patience)
         if APPEND_TIME * data.count(b"a") > budget.time_left and any(name in data for name in _NO_LISTS):
             appends = yield from count_appends(data, runs)
             budget.charge_time(APPEND_TIME * appends)
         is_probed = bool(found & KEYS) and len(data) > SMALL and (yield from may_have_many(data, runs))
         if is_probed:
-            yield from probe(data, runs, allowed, patience, most)
+            yield from probe(data, runs, allowed, patience, loader)
         has_costly_keys = found & KEYS and (found & COSTLY or b"deque" in data)  # storing into the middle of one is
         if has_costly_keys or found & STATES or (found & CLASSES and allowed):
             rewritten = yield from with_stand_ins(data, runs, budget)
             is_probed = is_probed or not found & KEYS or len(data) <= SMALL
             left = budget.time_left, budget.work_left
             try:
-                undisturbed(most, rehearse, rewritten, allowed, budget, None if is_probed else FEW_KEYS)
+                yield from rehearse(rewritten[:], allowed, budget, loader, None if is_probed else FEW_KEYS)
             except ManyKeys:
-                yield from probe(data, runs, allowed, patience, most)
+                yield from probe(data, runs, allowed, patience, loader)
                 budget.time_left, budget.work_left = left
-                undisturbed(most, rehearse, rewritten, allowed, budget)
+                yield from rehearse(rewritten, allowed, budget, loader)
             del rewritten
             if len(data) > SLICE:
                 yield
+        slices = yield from cut_up(data, runs)
         del runs
-        return undisturbed(most, _load, data, found, allowed, patience)
+        budget = Budget(len(data), patience)
+        return (yield from loader.load(lambda file: _load(file, found, allowed, budget), slices))
     except Refused as exc:
         raise UnsafeResult(f"{host}: the result was refused: {exc}", host=host) from None
     except (MemoryError, SystemError):  # the latter where CPython's unpickler forgets to say the former
@@ -158,10 +165,10 @@ def _read(
 _NO_LISTS: Final = (b"deque", b"bytearray", b"\x96")  # appending to these takes its time; the last is BYTEARRAY8
 
 
-def _load(data: bytes, found: int, allowed: Mapping[Name, type], patience: int) -> object:
+def _load(file: File, found: int, allowed: Mapping[Name, type], budget: Budget) -> object:
     if not found & CLASSES:  # nothing is looked up by a name
-        return pickle.loads(in_one_frame(data))
-    unpickler = _RestrictedUnpickler(data, allowed, Budget(len(data), patience))
+        return pickle.Unpickler(file).load()
+    unpickler = _RestrictedUnpickler(file, allowed, budget)
     result = unpickler.load()
     unpickler.refuse_classes_as_values()
     return result
@@ -201,8 +208,8 @@ def _by_name(classes: Iterable[type]) -> dict[Name, type]:
 class _RestrictedUnpickler(pickle.Unpickler):
     """Reads a pickle that was scanned and, where it could do harm, rehearsed."""
 
-    def __init__(self, data: bytes, allowed: Mapping[Name, type], budget: Budget) -> None:
-        super().__init__(io.BytesIO(in_one_frame(data)))
+    def __init__(self, file: File, allowed: Mapping[Name, type], budget: Budget) -> None:
+        super().__init__(file)
         self._allowed = allowed
         self._budget = budget
         self._given: list[tuple[Name, weakref.ref[Any]]] = []

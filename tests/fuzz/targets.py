@@ -27,6 +27,7 @@ from trickle._exceptions import RemoteError, UnsafeResult
 from trickle._handshake import KEPT_NOISE, Handshake
 from trickle._number_keys import may_have_many
 from trickle._pickle_scan import scan
+from trickle._pickle_slices import Loader
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS
 from trickle._remote_errors import MAX_TEXT, rebuild_exception
 from trickle._unpickling import allowed_classes, loads
@@ -247,7 +248,7 @@ def _check_probing(body: bytes, value: object, classes: tuple[type, ...]) -> Non
 def _probe(data: bytes, classes: tuple[type, ...]) -> None:
     runs = _the_end_of(scan(data)).runs
     _the_end_of(may_have_many(data, runs))
-    _the_end_of(_probing.probe(data, runs, allowed_classes(classes), 1, None))
+    _the_end_of(_probing.probe(data, runs, allowed_classes(classes), 1, Loader(None, in_turns=False)))
 
 
 def _the_end_of(slices: Generator[None, None, Any]) -> Any:

@@ -52,7 +52,7 @@ from tests.pickles import (
     text,
     tuple_with_hash,
 )
-from trickle import _number_keys, _pickle_opcodes, _pickle_scan, _probing, _rehearsal, _unpickling
+from trickle import _number_keys, _pickle_opcodes, _pickle_scan, _pickle_slices, _probing, _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
 from trickle._fence import memory_fence
 from trickle._pickle_budget import PATIENCE, Budget
@@ -620,8 +620,9 @@ def test_all_keys_are_looked_at_in_their_order(monkeypatch: pytest.MonkeyPatch) 
     def hashes(make: type, keys: Any) -> tuple[str, list[int]]:
         return make.__name__, [*map(hash, keys)]
 
-    def store(self: object, make: type, keys: list[object], ledger: object) -> Iterator[None]:
-        seen.append(hashes(make, keys))
+    def store(self: object, table: Any, ledger: object) -> Iterator[None]:
+        seen.append(hashes(table.make, table.keys))
+        assert table.ends[-1] == len(table.keys)
         yield
 
     look_at_all(monkeypatch)
@@ -713,15 +714,15 @@ def test_how_much_is_gone_through_at_a_time_changes_nothing(size: int, monkeypat
     data = dumps_result([texts, numbers, ([], ()), {(1, (2, frozenset(numbers))): b"x" * 5000}, bytearray(5000)])
     expected = scanned_and_rewritten(data)
     monkeypatch.setattr(_pickle_scan, "SLICE", size)
-    monkeypatch.setattr(_rehearsal, "SLICE", size)
+    monkeypatch.setattr(_pickle_slices, "SLICE", size)
 
     assert scanned_and_rewritten(data) == expected
 
 
-def scanned_and_rewritten(data: bytes) -> tuple[int, bytearray]:
+def scanned_and_rewritten(data: bytes) -> tuple[int, bytes]:
     found, runs = the_end_of(_pickle_scan.scan(data))
     assert runs[-2:].tolist() == [len(data) - 1] * 2
-    return found, the_end_of(_rehearsal.with_stand_ins(data, runs, Budget(len(data), 1)))
+    return found, b"".join(the_end_of(_rehearsal.with_stand_ins(data, runs, Budget(len(data), 1))))
 
 
 def the_end_of(slices: Generator[None, None, Any]) -> Any:
@@ -1213,11 +1214,10 @@ WEIGHED = {
 def test_what_would_take_too_much_memory_is_refused_before_it_is_made(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(data: bytes) -> NoReturn:
+    def load(self: object, *args: object) -> NoReturn:
         pytest.fail("it was read")
 
-    monkeypatch.setattr(_unpickling.pickle, "loads", load)
-    monkeypatch.setattr(_unpickling, "rehearse", lambda *args: None)
+    monkeypatch.setattr(_pickle_slices.Loader, "load", load)
 
     with pytest.raises(trickle.UnsafeResult, match="it would take too much memory"):
         loads(b"\x80\x04" + WEIGHED[kind] + b".", host="web1")

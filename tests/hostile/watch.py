@@ -41,7 +41,7 @@ class Damage:
     """Of one attack.
 
     Attributes:
-      stall: seconds of processor time in which the loop gave nobody a turn, at the longest.
+      stall: seconds of processor time, of all threads, in which the loop gave nobody a turn, at the longest.
       memory: bytes that this process grew by, at its largest, in what it uses or in what it has mapped, whichever is
         less: what was mapped before, and not used, may come into use by chance.
       suspect: what was run or opened for writing.
@@ -74,15 +74,15 @@ async def watched() -> AsyncIterator[Damage]:
 
 
 async def _time_turns(damage: Damage) -> None:
-    last = time.thread_time()
+    last = time.process_time()
     try:
         while True:
             await trio.sleep(0.001)
-            now = time.thread_time()
+            now = time.process_time()
             damage.stall = max(damage.stall, now - last)
             last = now
     finally:  # the loop may have stood until the very end
-        damage.stall = max(damage.stall, time.thread_time() - last)
+        damage.stall = max(damage.stall, time.process_time() - last)
 
 
 _installed = False
