@@ -268,9 +268,11 @@ async def channel_of(
                 except BaseException as exc:
                     raised = exc
                 wanted.cancel(reason="the block was left")
-    except trio.Cancelled:  # of a scope around all this: what the body raised on its way out goes first
+    except trio.Cancelled as exc:  # of a scope around all this: what the body raised on its way out goes first
         if raised is None:
             raise
+        for note in getattr(exc, "__notes__", ()):  # where calls were at its deadline
+            raised.add_note(note)
     if raised is None:
         raised = failed
     if raised is not None:

@@ -31,7 +31,7 @@ from trickle._processes import Command, StrOrBytesPath, run_process
 from trickle._progress import HostProgress
 from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
-from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given, is_count
+from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given
 from trickle._spread import MapResult, Spread
 from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
@@ -266,6 +266,8 @@ class Group(Mapping[str, Host]):
         env: Mapping[str, str] | None = None,
     ) -> Results[subprocess.CompletedProcess[bytes]]:
         """Run a command on every host, and return how it ended on each; see ``Host.run_process``."""
+        if isinstance(stdin, trio.abc.ReceiveStream):
+            raise TypeError(f"stdin={stdin!r}: for a group it is bytes or None; a stream can be read only once")
 
         async def run(host: Host, record: CallRecord) -> subprocess.CompletedProcess[bytes]:
             return await run_process(
@@ -297,6 +299,8 @@ class Group(Mapping[str, Host]):
         progress: Progress | None = None,
     ) -> Results[TransferResult]:
         """Write a file or a directory to every host; see ``Host.put``."""
+        if not isinstance(local, str | bytes | os.PathLike):
+            raise TypeError(f"local={local!r}: for a group it is a path or bytes; the rest can be read only once")
         how = TransferOptions(mode, preserve, fsync, resume, progress)
 
         async def write(host: Host, record: CallRecord) -> TransferResult:
@@ -488,10 +492,9 @@ async def open_group(
         connect_retries=connect_retries,
     )
     named = by_name(tunnels)
-    if not is_count(connect_limit, 1):
-        raise ValueError(f"connect_limit={connect_limit!r}: it is a whole number above 0")
+    turns = Turns(connect_limit, len(named))
     make_room_for(len(named))
-    async with group_of(named, settings, lambda name: start_tunnel, Turns(connect_limit, len(named))) as group:
+    async with group_of(named, settings, lambda name: start_tunnel, turns) as group:
         yield group
 
 

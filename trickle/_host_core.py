@@ -51,6 +51,7 @@ logger = logging.getLogger("trickle")
 P = ParamSpec("P")
 T = TypeVar("T")
 R = TypeVar("R")
+E = TypeVar("E", bound=ConnectError | HostLost | WorkerDied)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +255,7 @@ class HostCore:
             sink=options.output,
             flows=mode is not None,
         )
+        link.tell_watchers()  # it may have left already, before the record knew of it
         return link, call
 
     async def _pack(
@@ -477,7 +479,7 @@ class HostCore:
             calls_waiting=sum(not call.is_session for call in link.calls.values()) - running,
             workers=self.settings.workers,
             open=self.sessions,
-            verdicts=MappingProxyType(dict(self.verdicts)),
+            verdicts=MappingProxyType(Counter(self.verdicts)),
             bytes_sent=link.bytes_sent,
             bytes_received=link.bytes_received,
             modules_sent=link.modules.modules_sent,
@@ -603,7 +605,7 @@ async def open_core(
         raise raised
 
 
-def again(error: ConnectError | HostLost) -> ConnectError | HostLost:
+def again(error: E) -> E:
     """The same error for another waiter: one exception must not be raised in two tasks."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
@@ -669,7 +671,7 @@ def _is_one_string(payload: bytes) -> bool:
     """Whether a pickle is that of one bytes or str object and nothing else: that is a copy, whatever its size."""
     start = 11 if payload[2:3] == b"\x95" else 2  # behind PROTO, and FRAME where there is one
     opcode = payload[start : start + 1]
-    width = {b"B": 4, b"X": 4, b"\x8e": 8, b"\x8d": 8}.get(opcode)  # BINBYTES, BINUNICODE, and the 8s of both
+    width = {b"C": 1, b"\x8c": 1, b"B": 4, b"X": 4, b"\x8e": 8, b"\x8d": 8}.get(opcode)  # short, usual, and the 8s
     if width is None:
         return False
     end = start + 1 + width + int.from_bytes(payload[start + 1 : start + 1 + width], "little")

@@ -21,8 +21,15 @@ def one_interrupt() -> Iterator[None]:
         if interrupts is not None:
             raise KeyboardInterrupt from group
         assert cancelled is not None
-        raise _first_leaf(cancelled) from None
+        first, *others_too = _leaves(cancelled)
+        for note in dict.fromkeys(note for leaf in others_too for note in getattr(leaf, "__notes__", ())):
+            first.add_note(note)  # such as where a call was at its deadline
+        raise first from None
 
 
-def _first_leaf(exc: BaseException) -> BaseException:
-    return _first_leaf(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for each in exc.exceptions:
+            yield from _leaves(each)
+    else:
+        yield exc

@@ -609,9 +609,9 @@ class Link:
         for call in self._flowing:
             if call.room and self._connection.pending(call.id) <= CREDIT:
                 call.room.unpark_all()
-        self._tell_watchers()
+        self.tell_watchers()
 
-    def _tell_watchers(self) -> None:
+    def tell_watchers(self) -> None:
         for watcher in list(self.watchers.values()):
             watcher()
 
@@ -753,6 +753,8 @@ class Link:
         call.finished.set()
         if verdict in (frames.KILLED, frames.UNKILLABLE, frames.DIED):
             logger.info("%s: call %d: %s", self.name, call.id, call.verdict_name)
+        elif verdict not in (frames.RETURNED, frames.RAISED) and not call.is_session:
+            logger.debug("%s: call %d: %s", self.name, call.id, call.verdict_name)
         if call.remote_stack:
             logger.info("%s: call %d was here at its deadline:\n%s", self.name, call.id, call.remote_stack)
 
@@ -772,7 +774,7 @@ class Link:
         self._connected_at = trio.current_time()
         self._give_turn_back()
         self.answered.set()
-        self._tell_watchers()
+        self.tell_watchers()
         logger.debug("%s: connected to %s, Python %s", self.name, self.info.hostname, self.info.python_version)
 
     @trio.lowlevel.enable_ki_protection

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from trickle._channels import Flow, open_flow
-from trickle._exceptions import HostLost
+from trickle._exceptions import HostLost, WorkerDied
 from trickle._interrupts import one_interrupt
 from trickle._settings import CallOptions
 from trickle._wire.frames import CHUNK
@@ -241,10 +241,12 @@ class RemoteProcess:
 
     def _broken(self, what: str) -> Exception:
         error = self._error
-        if isinstance(error, HostLost):
+        if isinstance(error, HostLost | WorkerDied):
             from trickle._host_core import again
 
             return again(error)
+        if isinstance(error, trio.ClosedResourceError):  # of the host, by another task
+            return trio.ClosedResourceError(*error.args)
         broken = trio.BrokenResourceError(f"{self._name}: {what}")
         broken.__cause__ = error
         return broken
@@ -373,7 +375,7 @@ async def run_process(
 
     @trio.lowlevel.enable_ki_protection
     async def capture(number: int, stream: trio.abc.ReceiveStream) -> None:
-        with contextlib.suppress(trio.BrokenResourceError):  # which process.wait() raises too
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # which process.wait() raises too
             async for data in stream:
                 captured[number] += data
 

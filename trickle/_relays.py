@@ -27,7 +27,7 @@ class RelayedProcess:
     def __init__(self, process: RemoteProcess) -> None:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         self._process = process
-        self._lost: trio.BrokenResourceError | None = None
+        self._lost: trio.BrokenResourceError | trio.ClosedResourceError | None = None
         self.stdin: trio.abc.SendStream = process.stdin
         self.stdout: trio.abc.ReceiveStream = process.stdout
         self.stderr: trio.abc.ReceiveStream = _Stderr(self, process.stderr)
@@ -42,7 +42,7 @@ class RelayedProcess:
         """Return it, once there is one."""
         try:
             return await self._process.wait()
-        except trio.BrokenResourceError as exc:  # the relay is lost, or was closed
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:  # the relay is lost, or was closed
             self._lost = exc
             return LOST
 
@@ -62,7 +62,7 @@ class _Stderr(trio.abc.ReceiveStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         try:
             return await self._stream.receive_some(max_bytes)
-        except trio.BrokenResourceError as exc:
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             if self._told:
                 return b""
             self._told = True

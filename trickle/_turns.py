@@ -6,6 +6,8 @@ import random
 
 import trio
 
+from trickle._settings import is_count
+
 TURN_HELD = 5.0  # seconds: a host that has not answered by then, and perhaps never will, lets the next one begin
 APART = 0.005  # seconds between the first hosts, on average: an sshd drops logins that come all at once
 
@@ -16,9 +18,14 @@ class Turns:
     Args:
       limit: how many at once.
       hosts: how many there are.
+
+    Raises:
+      ValueError: *limit* is not a whole number above 0.
     """
 
     def __init__(self, limit: int, hosts: int) -> None:
+        if not is_count(limit, 1):
+            raise ValueError(f"connect_limit={limit!r}: it is a whole number above 0")
         self._free = trio.Semaphore(limit)
         self._first = min(limit, hosts)
         self._spread = APART * (self._first - 1)

@@ -15,9 +15,13 @@ STAND_IN_FILE = "<trickle>/stand-in"
 def realize(value: "Any") -> "Any":
     """What stand-ins stand for, also inside of lists and the like."""
     if type(type(value)).__name__ == "_Anything":
-        args, kwargs = value.made_with
-        made = getattr(load(), type(value).__name__)
-        return made(*realize(args), **realize(kwargs))
+        real = getattr(load(), type(value).__name__)
+        if "made_with" in vars(value):
+            args, kwargs = value.made_with
+            return real(*realize(args), **realize(kwargs))
+        made = real.__new__(real)  # it was not made here, but came as an argument
+        made.__dict__.update(realize(vars(value)))
+        return made
     if type(value) in (list, tuple, set, frozenset):
         return type(value)([realize(item) for item in value])
     if type(value) is dict:
