@@ -106,6 +106,22 @@ def forked_child_in_a_new_session(path):
     time.sleep(3600)
 
 
+def daemon(path):
+    """One as the books have it: forked twice, in a session of its own, and no program is executed."""
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()
+        pid = os.fork()
+        if pid:
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        time.sleep(3600)
+        os._exit(0)
+    started(path, int(os.read(reading, 100)))
+    os.wait()
+    time.sleep(3600)
+
+
 def subprocess_run(path):
     started(path)
     subprocess.run(["sleep", "3600"])
@@ -280,6 +296,7 @@ TABLE = {
     child_in_a_new_session: CANCELLED,
     orphan_in_a_new_session: CANCELLED,
     forked_child_in_a_new_session: CANCELLED,
+    daemon: CANCELLED,
     subprocess_run: CANCELLED,
     runs_trio: CANCELLED,
     runs_asyncio: CANCELLED,

@@ -386,6 +386,20 @@ def leave_an_orphan():
     return int(subprocess.check_output(["setsid", "sh", "-c", "sleep 3600 >/dev/null & echo $!"]))
 
 
+def leave_a_daemon():
+    reading, writing = os.pipe()
+    if not os.fork():
+        os.setsid()
+        pid = os.fork()
+        if pid:
+            os.write(writing, str(pid).encode())
+            os._exit(0)
+        time.sleep(3600)
+        os._exit(0)
+    os.wait()
+    return int(os.read(reading, 100))
+
+
 def at_exit(path, seconds=0):
     """Have a file written when the worker ends, which then takes so long."""
     import atexit

@@ -494,7 +494,7 @@ async def test_aclose_gives_calls_of_other_tasks_their_verdicts(far: Tunnel, sha
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
-LEAVE = [work.leave_a_child, work.leave_a_fork, work.leave_an_orphan]
+LEAVE = [work.leave_a_child, work.leave_a_fork, work.leave_an_orphan, work.leave_a_daemon]
 
 
 async def test_aclose_in_a_cancelled_scope_does_not_wait_for_the_grace_period(far: Tunnel, shared: Path) -> None:

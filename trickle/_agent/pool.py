@@ -132,7 +132,7 @@ class Worker:
     @property
     def claim(self) -> reaper.Claim:
         """How the processes that it started are known."""
-        return reaper.Claim(("\0%s=%s." % (reaper.MARK, self.mark)).encode(), self.started)
+        return reaper.Claim(self.mark, self.started)
 
     def descriptors(self) -> "List[int]":
         return [self.link.fileno(), *self.outputs]

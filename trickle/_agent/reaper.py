@@ -1,9 +1,10 @@
 """End workers with all that they started: find it, kill it, see that it is gone.  When is broker.py's decision.
 
-On Linux a process belongs to a worker when it is in its session, descends from it, or carries its mark in the
-environment; elsewhere only the process group can be named.
+On Linux a process belongs to a worker when it is in its session, descends from it, carries its mark in the
+environment, or has its name, which it keeps until it executes a program; elsewhere only the process group can be named.
 """
 
+import binascii
 import os
 import time
 
@@ -119,20 +120,36 @@ class Reaper:
 
 
 class Claim:
-    """How the processes that a worker started are known: by its mark, and by not being older than it."""
+    """How the processes that a worker started are known: by its mark or its name, and by not being older than it."""
 
-    __slots__ = ("mark", "started")
+    __slots__ = ("mark", "name", "started")
 
-    def __init__(self, mark: bytes, started: int) -> None:
-        self.mark = mark
+    def __init__(self, mark: str, started: int) -> None:
+        self.mark = ("\0%s=%s." % (MARK, mark)).encode()
+        self.name = name_of(mark)
         self.started = started
 
 
-def _status(pid: int) -> "Tuple[bytes, int, int, int]":
-    """State, parent, session and start time of a process, from /proc (see proc(5): fields 3, 4, 6 and 22)."""
+def name_of(mark: str) -> bytes:
+    """The name of the worker with that mark: what it forks has it too, and has no mark of its own in /proc."""
+    return b"trickle %07x" % (binascii.crc32(mark.encode()) & 0xFFFFFFF)  # of the 15 bytes that there may be
+
+
+def take_name(mark: str) -> None:
+    """Give this process the name of the worker with that mark, where names are to be seen."""
+    try:
+        with open("/proc/self/comm", "wb", 0) as file:
+            file.write(name_of(mark))
+    except OSError:
+        pass
+
+
+def _status(pid: int) -> "Tuple[bytes, bytes, int, int, int]":
+    """Name, state, parent, session and start time of a process (see proc(5), /proc/pid/stat: fields 2 to 4, 6, 22)."""
     with open("/proc/%d/stat" % pid, "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    return fields[0], int(fields[1]), int(fields[3]), int(fields[19])
+        head, _, tail = file.read().rpartition(b")")
+    fields = tail.split()
+    return head.partition(b"(")[2], fields[0], int(fields[1]), int(fields[3]), int(fields[19])
 
 
 def _environment(pid: int) -> bytes:
@@ -160,7 +177,7 @@ def _has_program(pid: int) -> bool:
 
 def start_time(pid: int) -> int:
     """When the process started, in clock ticks since boot; 0 where there is no /proc."""
-    return _status(pid)[3] if HAS_PROC else 0
+    return _status(pid)[4] if HAS_PROC else 0
 
 
 def remnants(leaders: "Dict[int, Claim]", known: "Dict[int, Dict[int, int]]") -> "Dict[int, Dict[int, int]]":
@@ -174,16 +191,18 @@ def remnants(leaders: "Dict[int, Claim]", known: "Dict[int, Dict[int, int]]") ->
     oldest = min(claim.started for claim in leaders.values())
     owner = {leader: leader for leader in leaders}  # of every process that belongs to one
     remembered = {(pid, started): leader for leader in leaders for pid, started in known.get(leader, {}).items()}
+    named = {claim.name: leader for leader, claim in leaders.items()}
     strangers = {}  # pid -> parent, start time
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         pid = int(name)
         try:
-            state, parent, session, started = _status(pid)
+            command, state, parent, session, started = _status(pid)
             if started < oldest or pid in leaders:
                 continue  # nothing that is older than a worker was started by it
-            leader = session if session in leaders else remembered.get((pid, started)) or _marked_for(pid, leaders)
+            leader = session if session in leaders else remembered.get((pid, started)) or named.get(command, 0)
+            leader = leader or _marked_for(pid, leaders)
         except OSError:
             continue  # gone, or not ours to read
         if leader:

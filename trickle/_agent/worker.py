@@ -15,7 +15,7 @@ import time
 from trickle import remote
 from trickle._agent import asynchronous, functions, logs, options, results
 from trickle._agent.importer import Importer
-from trickle._agent.reaper import MARK
+from trickle._agent.reaper import MARK, take_name
 from trickle._wire import frames
 from trickle._wire.frames import (
     CHUNK,
@@ -550,6 +550,7 @@ def main(
     _open_streams()
     sys.argv = [""]
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    take_name(mark)
     _this = worker = Worker(link, control, configuration, mark)
     remote.host_name = configuration["name"]
     remote._path = tuple(configuration.get("path", (remote.host_name,)))
