@@ -32,8 +32,7 @@ OPEN = (
 TRANSFER = "*, mode=None, preserve=True, fsync=False, resume=False, progress=None"
 RUN = "*, stdin=b'', capture_stdout=False, capture_stderr=False, check=True, shell=False, cwd=None, env=None"
 OPTIONS = (
-    "*, grace_period=Ellipsis, trust=Ellipsis, allow=Ellipsis, max_result=Ellipsis, env=Ellipsis, cwd=Ellipsis,"
-    " reconnect=Ellipsis, output=Ellipsis"
+    "*, grace_period=5.0, trust=None, allow=(), max_result=8388608, env=None, cwd=None, reconnect=False, output=None"
 )
 TUNNEL = "name=None, python=None, python_version=None, trust='data', via=None"
 
@@ -84,8 +83,8 @@ SIGNATURES = {
     trickle.Group.wait_connected: "(self)",
     trickle.Group.statistics: "(self)",
     trickle.Group.options: (
-        f"(self, {OPTIONS}, timeout=Ellipsis, limit=Ellipsis, need=Ellipsis, on_failure=Ellipsis,"
-        " max_failures=Ellipsis, repeatable=Ellipsis, retries=Ellipsis, hedge=Ellipsis, progress=Ellipsis)"
+        f"(self, {OPTIONS}, timeout=inf, limit=None, need=None, on_failure='continue',"
+        " max_failures=None, repeatable=False, retries=0, hedge=None, progress=None)"
     ),
     trickle.Session.call: "(self, fn, /, *args, **kwargs)",
     trickle.Session.stream: "(self, fn, /, *args, **kwargs)",

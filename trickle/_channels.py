@@ -204,7 +204,7 @@ class RemoteChannel(trio.abc.SendChannel[S_contra], trio.abc.ReceiveChannel[R_co
         self._flow.send_eof()
 
     @trio.lowlevel.enable_ki_protection
-    async def result(self) -> Any:
+    async def result(self) -> object:
         """Wait until the function has ended, and return what it returned, or raise what it raised.
 
         What it has sent should have been received: while there is no room for more of that, it cannot end.
@@ -232,6 +232,7 @@ async def open_flow(
 ) -> AsyncIterator[Flow]:
     """Start ``fn(*args, **kwargs)`` for the time of the block, at the end of which it has ended."""
     raised: BaseException | None = None
+    options.refuse_reducers(f"{core.name}: {mode}")
     await trio.lowlevel.checkpoint_if_cancelled()
     async with core.flowing_call(fn, args, kwargs, options, session, mode, record) as (link, call):
         flow = Flow(core, link, call, options, session)

@@ -31,7 +31,7 @@ from trickle._processes import Command, StrOrBytesPath, run_process
 from trickle._progress import HostProgress
 from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
-from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given
+from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given, with_defaults_of
 from trickle._spread import MapResult, Spread
 from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
@@ -237,6 +237,7 @@ class Group(Mapping[str, Host]):
 
         A Failure is the last of its host.  Leaving the block closes the generators that still run.
         """
+        self._options.refuse_reducers("stream")
 
         def prepare(give: Give[tuple[str, Success[Any] | Failure]]) -> Callable[[], Awaitable[None]]:
             async def stream(host: Host, record: CallRecord) -> None:
@@ -266,6 +267,7 @@ class Group(Mapping[str, Host]):
         env: Mapping[str, str] | None = None,
     ) -> Results[subprocess.CompletedProcess[bytes]]:
         """Run a command on every host, and return how it ended on each; see ``Host.run_process``."""
+        self._options.refuse_reducers("run_process")
         if isinstance(stdin, trio.abc.ReceiveStream):
             raise TypeError(f"stdin={stdin!r}: for a group it is bytes or None; a stream can be read only once")
 
@@ -299,6 +301,7 @@ class Group(Mapping[str, Host]):
         progress: Progress | None = None,
     ) -> Results[TransferResult]:
         """Write a file or a directory to every host; see ``Host.put``."""
+        self._options.refuse_reducers("put")
         if not isinstance(local, str | bytes | os.PathLike):
             raise TypeError(f"local={local!r}: for a group it is a path or bytes; the rest can be read only once")
         how = TransferOptions(mode, preserve, fsync, resume, progress)
@@ -329,6 +332,7 @@ class Group(Mapping[str, Host]):
         Raises:
           ValueError: there is no ``{host}`` in *local*: each host's file would replace the one before.
         """
+        self._options.refuse_reducers("fetch")
         where = os.fspath(local)
         if "{host}" not in where:
             raise ValueError(f"local={where!r}: put {{host}} where each host's name is to stand")
@@ -380,6 +384,7 @@ class Group(Mapping[str, Host]):
         pack_reducers(options, "reducing")  # so that it fails here, and not after the work has been done
         return self._with(options, self._group_options)
 
+    @with_defaults_of(CallOptions, GroupOptions)
     def options(
         self,
         *,

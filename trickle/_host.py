@@ -23,7 +23,7 @@ from trickle._module_policy import ModulePolicy
 from trickle._processes import Command, RemoteProcess, StrOrBytesPath, open_process, run_process
 from trickle._reducing import pack_reducers
 from trickle._relays import relay_through
-from trickle._settings import UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given
+from trickle._settings import UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given, with_defaults_of
 from trickle._tunnels import as_tunnel
 from trickle._turns import Turns
 from trickle.abc import Tunnel
@@ -105,6 +105,7 @@ class Host:
         """
         return await self._core.call(fn, args, kwargs, self._options, CallRecord())
 
+    @with_defaults_of(CallOptions)
     def options(
         self,
         *,
@@ -139,7 +140,8 @@ class Host:
         For results that are large, or take long to make something of: they are read there too, by the same rules,
         ``max_result`` aside, and hold up no other task of this program.  Only what *fn* returns comes back.  *fn* goes
         there as functions go to hosts, so a script needs no ``if __name__ == "__main__"`` for it.  A call that is
-        cancelled while *fn* runs has the process killed.
+        cancelled while *fn* runs has the process killed.  Verbs that return no result of a function (streams, channels,
+        commands, files) raise TypeError in this view.
 
         Calls raise what *fn* raises, and WorkerDied if its process ends by itself.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import trio
 
@@ -44,6 +45,25 @@ UNSET: Any = ...  # what an option is when it is not given
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those of a method's arguments that were given."""
     return {name: value for name, value in arguments.items() if name != "self" and value is not UNSET}
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def with_defaults_of(*options: type[Any]) -> Callable[[_Method], _Method]:
+    """Have the signature of a method show what options are that were never given."""
+    defaults = {field.name: field.default for each in options for field in dataclasses.fields(each)}
+
+    def decorate(method: _Method) -> _Method:
+        signature = inspect.signature(method)
+        shown = [
+            parameter.replace(default=defaults[parameter.name]) if parameter.default is UNSET else parameter
+            for parameter in signature.parameters.values()
+        ]
+        method.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return method
+
+    return decorate
 
 
 Sink: TypeAlias = "Callable[[OutputLine], object] | trio.MemorySendChannel[OutputLine]"
@@ -87,6 +107,8 @@ class OpenSettings:
 
     def __post_init__(self) -> None:
         check_sink(self.output)
+        if not isinstance(self.modules, ModulePolicy | None):
+            raise TypeError(f"modules={self.modules!r}: it is a trickle.ModulePolicy, or None")
         if not isinstance(self.connect_retries, int) or self.connect_retries < 0:
             raise ValueError(f"connect_retries={self.connect_retries!r}: it is a whole number, 0 or more")
         for name in ("connect_timeout", "heartbeat", "lease"):
@@ -128,10 +150,22 @@ class CallOptions:
             raise ValueError(f"grace_period={self.grace_period!r}: it is a number of seconds, 0 or more")
         if self.trust not in (None, "data", "full"):
             raise ValueError(f'trust={self.trust!r}: it is "data" or "full"')
-        object.__setattr__(self, "allow", tuple(self.allow))
+        classes = tuple(self.allow) if isinstance(self.allow, Iterable) else (self.allow,)
+        if not isinstance(self.allow, Iterable) or not all(isinstance(each, type) for each in classes):
+            raise TypeError(f"allow={self.allow!r}: it is a tuple of classes")
+        object.__setattr__(self, "allow", classes)
+        if not is_count(self.max_result, 0):
+            raise ValueError(f"max_result={self.max_result!r}: it is a whole number of bytes, 0 or more")
+        if not isinstance(self.reconnect, bool):
+            raise TypeError(f"reconnect={self.reconnect!r}: it is True or False")
+        if not isinstance(self.cwd, str | os.PathLike | None):
+            raise TypeError(f"cwd={self.cwd!r}: it is a path, as str or os.PathLike, or None")
+        if not isinstance(self.env, Mapping | None):
+            raise TypeError(f"env of type {type(self.env).__name__}: it is a mapping of names to texts, or None")
         for name, value in (self.env or {}).items():
             if (
                 not isinstance(name, str)
+                or not name
                 or not isinstance(value, str | None)
                 or "=" in name
                 or "\0" in f"{name}{value}"
@@ -147,6 +181,15 @@ class CallOptions:
           TypeError: there is no such option.
         """
         return dataclasses.replace(self, **changes)
+
+    def refuse_reducers(self, verb: str) -> None:
+        """Nothing, if there are none.
+
+        Raises:
+          TypeError: there are, and *verb* has nothing for them.
+        """
+        if self.reducers:
+            raise TypeError(f"{verb}: reducing() is for what calls return; use a view without it for the rest")
 
     @property
     def for_worker(self) -> dict[str, Any]:

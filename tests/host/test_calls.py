@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,9 @@ import trio
 import trickle
 from tests import torture, work
 from tests.hosts import file_appears, local
+from trickle._settings import CallOptions
 from trickle.abc import Tunnel
+from trickle.testing import open_memory_host
 
 
 async def test_a_call_returns_what_the_function_returns() -> None:
@@ -414,6 +417,35 @@ async def test_options_make_views_and_refuse_what_does_not_exist() -> None:
             host.options(grace_period=-1)
         with pytest.raises(ValueError, match="trust"):
             host.options(trust="some")  # type: ignore[arg-type]
+
+
+WRONG_OPTIONS: list[dict[str, Any]] = [
+    {"allow": int},
+    {"allow": ("int",)},
+    {"allow": None},
+    {"max_result": None},
+    {"max_result": -1},
+    {"max_result": "8 MiB"},
+    {"cwd": 5},
+    {"cwd": b"/tmp"},
+    {"env": "PATH"},
+    {"env": ["PATH"]},
+    {"env": {"": "x"}},
+    {"env": {"A": 5}},
+    {"reconnect": "no"},
+    {"output": "stdout"},
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_OPTIONS, ids=str)
+async def test_what_an_option_cannot_be_is_said_before_anything_is_called(wrong: dict[str, Any]) -> None:
+    async with open_memory_host() as host:
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            host.options(**wrong)
+
+
+def test_allowed_classes_may_come_from_anything_iterable() -> None:
+    assert CallOptions(allow=iter([int, str])).allow == (int, str)  # type: ignore[arg-type]
 
 
 async def test_workers_have_the_path_of_a_plain_python() -> None:

@@ -310,6 +310,9 @@ async def test_settings_are_checked() -> None:
         with pytest.raises(ValueError):
             async with trickle.open_host(local(), **wrong):  # type: ignore[arg-type]
                 pass
+    with pytest.raises(TypeError, match=r"modules=\['myapp'\]: it is a trickle.ModulePolicy"):
+        async with trickle.open_host(local(), modules=["myapp"]):  # type: ignore[arg-type]
+            pass
     with pytest.raises(TypeError, match="neither a tunnel nor a host name"):
         async with trickle.open_host(42):  # type: ignore[arg-type]
             pass

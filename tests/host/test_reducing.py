@@ -55,6 +55,31 @@ async def test_a_host_in_memory_reduces_too() -> None:
         assert await host.reducing(len).call(work.give_list, 3) == 3
 
 
+async def test_what_returns_no_result_of_a_function_cannot_be_reduced(tmp_path: Path) -> None:
+    async with trickle.open_group([local("a")]) as group:
+        host = group["a"].reducing(len)
+        with pytest.raises(TypeError, match=r"a: stream: reducing\(\) is for what calls return"):
+            async with host.stream(range, 3):
+                pass
+        with pytest.raises(TypeError, match="a: channel: reducing"):
+            async with host.open_channel(work.add, 1):
+                pass
+        with pytest.raises(TypeError, match="a: process: reducing"):
+            await host.run_process(["true"])
+        with pytest.raises(TypeError, match="a: put: reducing"):
+            await host.put(b"", tmp_path / "file")
+        reduced = group.reducing(len)
+        with pytest.raises(TypeError, match="stream: reducing"):
+            async with reduced.stream(range, 3):
+                pass
+        with pytest.raises(TypeError, match="run_process: reducing"):
+            await reduced.run_process(["true"])
+        with pytest.raises(TypeError, match="put: reducing"):
+            await reduced.put(b"", "x")
+        with pytest.raises(TypeError, match="fetch: reducing"):
+            await reduced.fetch("x", tmp_path / "{host}")
+
+
 async def test_sessions_reduce_too() -> None:
     async with trickle.open_host(local()) as host, host.reducing(double).session() as session:
         assert await session.call(work.count_calls) == 2
