@@ -124,7 +124,7 @@ class Group(Mapping[str, Host]):
 
     @property
     def unreachable(self) -> Mapping[str, ConnectError | HostLost]:
-        """The hosts that cannot be called now, and why."""
+        """The hosts that cannot be called now, and why; those that were closed here are not among them."""
         errors = ((name, host._core.error) for name, host in self._hosts.items())
         return {name: error for name, error in errors if error is not None}
 
@@ -538,8 +538,11 @@ def by_name(tunnels: Iterable[Tunnel | str]) -> dict[str, Tunnel]:
     """The tunnels by name.
 
     Raises:
+      TypeError: it is a mapping, of which the names are not the tunnels'.
       ValueError: two have the same.
     """
+    if isinstance(tunnels, Mapping):
+        raise TypeError("a mapping of tunnels: give its values, which have names of their own")
     named: dict[str, Tunnel] = {}
     for item in [tunnels] if isinstance(tunnels, str) else tunnels:
         tunnel = as_tunnel(item)

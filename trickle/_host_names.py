@@ -13,15 +13,16 @@ MOST_NAMES = 100_000  # that one pattern may stand for: "[1-1000000000]" is a sl
 _PIECES = re.compile(r"\[([^\[\]]*)\]|([^\[\]]+)")
 _RANGE = re.compile(r"([0-9]+)-([0-9]+)")
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
+_SLIP = re.compile(r"-.*|.*-|[A-Za-z]-[A-Za-z]")  # "1-", or "a-c": letters have no ranges
 
 
 def hosts(pattern: str) -> list[str]:
     """The names that a pattern stands for: ``"web[01-03].example.com"`` is web01, web02 and web03.example.com.
 
     In brackets stand numbers, words and ranges of numbers, with commas between them: ``"[1-3,7]"``, ``"db-[eu,us]"``.
-    A range keeps the zeros that its first number begins with.  Several brackets give every combination.  Commas
-    outside of brackets separate patterns.  A name without brackets, such as an alias of your ssh_config, stays what
-    it is.
+    A range keeps the zeros that its first number begins with; letters have no ranges.  Several brackets give every
+    combination.  Commas outside of brackets separate patterns.  A name without brackets, such as an alias of your
+    ssh_config, stays what it is.
 
     Raises:
       ValueError: it is no such pattern, names a host twice, or stands for more than 100,000.
@@ -87,7 +88,7 @@ def _choices(pattern: str, piece: re.Match[str]) -> Iterator[str]:
     for word in piece[1].split(","):
         numbers = _RANGE.fullmatch(word)
         if numbers is None:
-            if not _WORD.fullmatch(word):
+            if not _WORD.fullmatch(word) or _SLIP.fullmatch(word):
                 raise ValueError(f"{pattern!r}: {word!r} is not a number, a word, or a range such as 01-20")
             yield word
             continue

@@ -940,6 +940,16 @@ async def test_a_deadline_says_where_the_call_was_also_while_it_held_the_gil(
     assert host.statistics().verdicts == {verdict: 1}
 
 
+async def test_a_deadline_that_finds_no_python_code_says_so() -> None:
+    async with trickle.open_host(local()) as host:
+        await host.call(work.add, 1)
+        with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(5):
+            await host.call(time.sleep, 3600)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "in no Python code: what was called is a function of C" in shown
+
+
 async def _expire_when(path: Path, scope: trio.CancelScope) -> None:
     await file_appears(path)
     scope.deadline = trio.current_time()

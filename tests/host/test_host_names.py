@@ -22,6 +22,7 @@ import trickle
         ("[eu,us]-db[1-2]", ["eu-db1", "eu-db2", "us-db1", "us-db2"]),
         ("web[1-2],db1, mail", ["web1", "web2", "db1", "mail"]),
         ("[5]", ["5"]),
+        ("db-[eu-west,us-east]", ["db-eu-west", "db-us-east"]),
     ],
 )
 def test_a_pattern_stands_for_names(pattern: str, names: list[str]) -> None:
@@ -37,7 +38,9 @@ def test_a_pattern_stands_for_names(pattern: str, names: list[str]) -> None:
         ("web1-3]", "a bracket is not closed, or one too many"),
         ("web[[1-2]]", "bracket"),
         ("web[]", "'' is not a number, a word, or a range"),
-        ("web[1-]", None),
+        ("web[1-]", "'1-' is not a number, a word, or a range"),
+        ("web[-3]", "'-3' is not"),
+        ("web[a-c]", "'a-c' is not"),
         ("web[1..3]", None),
         ("web[a b]", "'a b' is not"),
         ("web[3-1]", "the range 3-1 goes backwards"),

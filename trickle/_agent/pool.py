@@ -225,6 +225,8 @@ class Worker:
             pass  # nothing new
         lines = self._stack_text[: self._stack_text.rfind(b"\n") + 1].splitlines()[1:]
         ours = [number for number, line in enumerate(lines) if b'File "<trickle>/' in line]
+        if ours and ours[0] == 0:
+            return b"  (in no Python code: what was called is a function of C)"
         return b"\n".join(lines[: ours[0] if ours else None])[:LONGEST_STACK]
 
     def receive(self) -> "Optional[List[frames.Frame]]":
