@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -685,3 +686,26 @@ async def test_a_sink_that_cannot_take_lines_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="output=5"):
         async with trickle.open_host(local(), output=5):  # type: ignore[arg-type]
             pass
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 255, 256, 70_000])
+async def test_bytes_and_str_are_exempt_from_max_result_as_the_whole_result(size: int) -> None:
+    async with open_memory_host() as host:
+        small = host.options(max_result=1)
+
+        assert await small.call(bytes, size) == bytes(size)
+        assert await small.call(str.ljust, "", size) == " " * size
+        with pytest.raises(trickle.UnsafeResult, match="max_result"):
+            await small.call(list, [bytes(size)])
+
+
+async def test_every_other_verdict_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "trickle")
+    async with trickle.open_host(local()) as host:
+        await host.call(work.add, 1)
+        with trio.move_on_after(0.1):
+            await host.call(time.sleep, 3600)
+        verdict = next(name for name in host.statistics().verdicts if name != "returned")
+
+    assert f"here: call 2: {verdict}" in caplog.text
+    assert "call 1: returned" not in caplog.text

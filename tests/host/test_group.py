@@ -1,17 +1,22 @@
 """A plain group: one result for each host, whatever becomes of the others."""
 
+import io
 import math
 import sys
 import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import trickle
 from tests import work
 from tests.far_groups import act
-from tests.hosts import is_running, local
+from tests.hosts import file_appears, is_running, local
+from trickle.testing import open_memory_host
 
 NOWHERE = trickle.Command([sys.executable, "-c", "import sys; sys.exit('nobody home')"], name="nowhere")
 
@@ -209,3 +214,77 @@ async def test_a_group_belongs_to_its_own_run() -> None:
         results = await trio.to_thread.run_sync(elsewhere)
 
     assert "another trio.run" in str(results.failures()["here"])
+
+
+async def test_what_can_be_read_only_once_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    async def contents() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    (tmp_path / "file").write_bytes(b"old")
+    async with trickle.open_group([local("a"), local("b")]) as group:
+        for once in (io.BytesIO(b"new"), contents(), [b"new"]):
+            with pytest.raises(TypeError, match="for a group it is a path or bytes"):
+                await group.put(once, tmp_path / "file")  # type: ignore[arg-type]
+        sending, receiving = trio.testing.memory_stream_one_way_pair()
+        with pytest.raises(TypeError, match="for a group it is bytes or None"):
+            await group.run_process(["cat"], stdin=receiving)  # type: ignore[arg-type]
+        await sending.aclose()
+
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+async def _call(group: trickle.Group, paths: dict[str, str]) -> None:
+    await group.call(_hang_at, paths)
+
+
+async def _as_completed(group: trickle.Group, paths: dict[str, str]) -> None:
+    async with group.as_completed(_hang_at, paths) as outcomes:
+        await outcomes.receive()
+
+
+async def _map(group: trickle.Group, paths: dict[str, str]) -> None:
+    async with group.map(_hang_at, [paths, paths]) as outcomes:
+        await outcomes.receive()
+
+
+def _hang_at(paths: dict[str, str]) -> None:
+    work.say_and_run(paths[str(trickle.remote.host_name)])
+
+
+@pytest.mark.parametrize("verb", [_call, _as_completed, _map])
+async def test_a_deadline_around_a_group_says_where_each_host_was(
+    verb: Callable[[trickle.Group, dict[str, str]], Awaitable[None]], tmp_path: Path
+) -> None:
+    paths = {name: str(tmp_path / name) for name in "ab"}
+
+    async def expire(scope: trio.CancelScope) -> None:
+        for path in paths.values():
+            await file_appears(Path(path))
+        scope.deadline = trio.current_time()
+
+    async with trickle.open_group([local("a"), local("b")]) as group, trio.open_nursery() as nursery:
+        with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(3600) as scope:
+            nursery.start_soon(expire, scope)
+            await verb(group, paths)
+
+    shown = "".join(traceback.format_exception(caught.value))
+    for name in paths:
+        assert f"{name}: at its deadline the call was here" in shown
+    assert "in _hang_at" in shown
+
+
+async def test_verdicts_that_there_were_not_count_as_none() -> None:
+    async with open_memory_host() as host:
+        await host.call(work.add, 1)
+
+        assert host.statistics().verdicts == {"returned": 1}
+        assert host.statistics().verdicts["killed"] == 0
+
+
+async def test_progress_says_running_also_of_hosts_that_are_connected() -> None:
+    states: list[str] = []
+    async with trickle.open_group([local("a")]) as group:
+        (await group.call(work.add, 1)).unwrap()
+        (await group.options(progress=lambda progress: states.append(progress.state)).call(time.sleep, 0.1)).unwrap()
+
+    assert states[-2:] == ["running", "done"]

@@ -292,3 +292,11 @@ async def test_many_processes_run_at_once() -> None:
                 nursery.start_soon(run, number)
 
     assert sorted(map(int, done)) == list(range(10))
+
+
+async def test_a_command_that_kills_our_process_over_there_is_told_by_its_class() -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(trickle.WorkerDied) as caught:
+            await host.run_process(["sh", "-c", "kill -9 $PPID; sleep 3600"])
+
+        assert (caught.value.host, caught.value.signal) == ("here", 9)

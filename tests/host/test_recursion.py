@@ -3,6 +3,7 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -144,3 +145,18 @@ async def test_a_cancelled_relay_leaves_nothing_on_its_hosts(relays: object, tmp
             nursery.cancel_scope.cancel()
 
     assert not is_running(pid)
+
+
+async def ask_through(tunnels: dict[str, Any], name: str) -> object:
+    import trickle
+
+    async with trickle.open_host(tunnels[name]) as host:
+        return host.name, await host.call(abs, -3)
+
+
+async def test_a_tunnel_goes_there_as_an_argument() -> None:
+    tunnel = trickle.Local("deep", python=sys.executable)
+    behind = trickle.Command(["env"], name="behind", python=sys.executable, via=tunnel)
+    async with trickle.open_host(trickle.Local("web1", python=sys.executable)) as host:
+        for name in ("deep", "behind"):
+            assert await host.call(ask_through, {"deep": tunnel, "behind": behind}, name) == (name, 3)
