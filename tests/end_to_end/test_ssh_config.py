@@ -55,17 +55,17 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-async def test_a_call_works_whatever_ssh_config_says(name: str, sshd: Sshd, tmp_path: Path) -> None:
+async def test_a_call_works_whatever_ssh_config_says(name: str, sshd: Sshd, shared: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, socket.socket(socket.AF_UNIX) as stale:
-        stale.bind(str(tmp_path / "stale"))
-        extra = CONFIGS[name].format(there=tmp_path, port=taken.getsockname()[1])
+        stale.bind(str(shared / "stale"))
+        extra = CONFIGS[name].format(there=shared, port=taken.getsockname()[1])
         async with trickle.open_host(host_of(sshd.variant("user", extra)), connect_timeout=60) as host:
             assert await host.call(work.size_of, bytes(range(256)) * 1000) == 256_000
 
-    assert not (tmp_path / "ran").exists()
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith("cm-")]
-    assert ("LocalCommand" in extra) == (tmp_path / "local").exists()
-    assert ("Match" in extra) == (tmp_path / "matched").exists()
+    assert not (shared / "ran").exists()
+    assert not [path for path in shared.iterdir() if path.name.startswith("cm-")]
+    assert ("LocalCommand" in extra) == (shared / "local").exists()
+    assert ("Match" in extra) == (shared / "matched").exists()
 
 
 @pytest.mark.parametrize("word", ["LogLevel DEBUG3", "LogLevel QUIET", "VisualHostKey yes"])

@@ -156,7 +156,7 @@ def canary(public_directory: Path) -> Iterator[Path]:
 def forced(_sshd_directory: Path, public_directory: Path, login_user: str) -> Callable[[Reader], trickle.SSH]:
     """A host that runs a script in the place of what it is asked for."""
     there = public_directory / "readers"
-    there.mkdir()
+    there.mkdir(exist_ok=True)
     for name, text in (("router", ROUTER.format(python=PYTHON)), ("menu", MENU)):
         (there / name).write_text(text)
         (there / name).chmod(0o755)

@@ -940,6 +940,9 @@ class PlainSlots:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PlainSlots) and self.one == other.one  # type: ignore[attr-defined]
 
+    def __repr__(self) -> str:
+        return f"PlainSlots(one={self.one})"  # type: ignore[attr-defined]
+
 
 class OneInt(int):
     pass
