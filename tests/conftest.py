@@ -7,6 +7,7 @@ Fixtures are plain functions, also for async tests: what is opened with ``async 
 import functools
 import inspect
 import io
+import os
 import shutil
 import signal
 import tempfile
@@ -43,6 +44,21 @@ def pytest_configure() -> None:
 
 def _ignore(number: int, frame: object) -> None:
     pass
+
+
+def pytest_keyboard_interrupt() -> None:
+    """After Ctrl-C, have one of several processes tidy up in peace: it is sent a SIGINT more when that takes 5 s."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        signal.signal(signal.SIGINT, _ignore)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run what is asked for in this process, unless that is whole directories: a few tests are over before others
+    have started, and only here are they seen at work.  Those that take minutes have the machine to themselves."""
+    options = config.option
+    is_much = all(Path(argument).is_dir() for argument in config.args) and not (options.keyword or options.lf)
+    is_watched = options.capture == "no" or options.trace
+    return None if is_much and not is_watched and "not soak" in options.markexpr else 0
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -104,17 +120,29 @@ def autojump_clock() -> trio.testing.MockClock:
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_is_left(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _beside: leftovers.Beside
+) -> Iterator[None]:
     """Fail a test (of the audited directories) that leaves a process, a descriptor or a temporary file."""
+    _beside.begin()
     if not any(directory in request.path.parents for directory in AUDITED):
         yield
+        _beside.end()
         return
     mark = uuid.uuid4().hex
     monkeypatch.setenv(leftovers.MARK, mark)
     audit = leftovers.Audit(mark)
     yield
-    if left := audit.leftovers():
+    if left := [*audit.leftovers(), *_beside.end()]:
         pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def _beside(tmp_path_factory: pytest.TempPathFactory) -> leftovers.Beside:
+    """The tests that run now, in all the processes of this session."""
+    directory = tmp_path_factory.getbasetemp()
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    return leftovers.Beside(directory.parent if worker else directory, worker or "only")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
 """What a test left behind: processes, containers, descriptors, temporary files.
 
 Processes are known by a mark in their environment, which children inherit and which the tests' ssh carries
-over, and by being somebody's child: this process's, or that of a daemon which a fixture started.
+over, and by being somebody's child: this process's, or that of a daemon which a fixture started.  Temporary files are
+anybody's: where tests run in several processes, `Beside` says which of them may be those of a test that still runs.
 """
 
 import contextlib
+import fcntl
 import gc
+import json
 import os
 import select
 import sys
@@ -44,6 +47,42 @@ def daemon(pid: int) -> Iterator[None]:
         _daemons.remove(pid)
 
 
+class Beside:
+    """The tests that run now, in all the processes that share a directory.
+
+    Each process notes there which temporary files were there before its test.  What has appeared since may be that
+    test's, and so a file is asked about when no test runs any more in whose time it came.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._mine = directory / f"{name}.running"
+        self._lock = directory / "lock"
+
+    def begin(self) -> None:
+        """A test begins here."""
+        with self._locked():
+            self._mine.write_text(json.dumps(sorted(map(str, _temporary_files()))))
+
+    def end(self) -> list[str]:
+        """The test has ended; return a line for each file that came in its time and in that of no test that runs."""
+        with self._locked():
+            found = _temporary_files() - _noted(self._mine)
+            self._mine.unlink()
+            for other in self._mine.parent.glob("*.running"):
+                found &= _noted(other)
+        return [f"file {path}" for path in sorted(found)]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _noted(path: Path) -> set[Path]:
+    return {Path(name) for name in json.loads(path.read_text())}
+
+
 class Audit:
     """A look at this machine before a test, to compare with afterwards."""
 
@@ -52,7 +91,6 @@ class Audit:
         self._before = self._around()
         self._containers = _containers()
         self._descriptors = _descriptors()
-        self._files = _temporary_files()
 
     def leftovers(self) -> list[str]:
         """Wait until nothing is left, or for `PATIENCE`; return a line for each thing that still is."""
@@ -68,7 +106,6 @@ class Audit:
         lines = [_describe(pid) for pid in sorted(self._processes())]
         lines += [f"container {id}" for id in sorted(_containers() - self._containers)]
         lines += [f"descriptor {number}: {what}" for number, what in self._new_descriptors()]
-        lines += [f"file {path}" for path in sorted(_temporary_files() - self._files)]
         return lines
 
     def _processes(self) -> set[int]:

@@ -62,18 +62,57 @@ def test_audit_waits_for_a_process_that_is_about_to_end(audit: leftovers.Audit) 
     assert audit.leftovers() == []
 
 
-def test_audit_finds_descriptors_and_temporary_files(
-    audit: leftovers.Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    part = tmp_path / ".data.trickle-part"
-    part.touch()
+def test_audit_finds_descriptors(audit: leftovers.Audit) -> None:
     reading, writing = os.pipe()
 
     found = audit.leftovers()
 
     os.close(reading)
     os.close(writing)
-    pipe = [line for line in found if line.startswith("descriptor")]
-    assert [line.split(":")[0] for line in pipe] == [f"descriptor {reading}", f"descriptor {writing}"]
-    assert f"file {part}" in found
+    assert [line.split(":")[0] for line in found] == [f"descriptor {reading}", f"descriptor {writing}"]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The only directory where temporary files are looked for."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setattr(leftovers, "_temporary_files", lambda: set(directory.iterdir()))
+    return directory
+
+
+def test_temporary_files_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    part = tmp_path / ".data.trickle-part"
+    test = leftovers.Beside(tmp_path, "one")
+
+    test.begin()
+    part.touch()
+
+    assert f"file {part}" in test.end()
+
+
+def test_a_file_that_may_be_of_a_test_that_runs_is_that_ones_to_answer_for(tmp_path: Path, temporary: Path) -> None:
+    one, other = leftovers.Beside(tmp_path, "one"), leftovers.Beside(tmp_path, "other")
+
+    one.begin()
+    (temporary / "of one").touch()
+    other.begin()
+    (temporary / "of either").touch()
+
+    assert one.end() == [f"file {temporary}/of one"]
+    one.begin()
+    assert one.end() == []
+    assert other.end() == [f"file {temporary}/of either"]
+
+
+def test_a_file_that_a_test_beside_has_removed_is_nobodys(tmp_path: Path, temporary: Path) -> None:
+    one, other = leftovers.Beside(tmp_path, "one"), leftovers.Beside(tmp_path, "other")
+
+    one.begin()
+    other.begin()
+    (temporary / "of one").touch()
+
+    assert other.end() == []
+    (temporary / "of one").unlink()
+    assert one.end() == []
