@@ -137,8 +137,8 @@ def runs_trio(path):
 def runs_asyncio(path):
     import asyncio
 
-    started(path)
     loop = asyncio.new_event_loop()
+    started_when(path, lambda name, fields: fields[0] == "S")  # what is raised in its callbacks is only logged
     loop.run_until_complete(asyncio.sleep(3600))
 
 
@@ -163,6 +163,19 @@ def blocked_in_del(path):
     started(path)
     while True:
         Blocking()
+
+
+def blocked_in_del_and_signalled_again(path):
+    """The signal that is sent again comes just when the cancel that was swallowed is about to be raised again."""
+    settrace = sys.settrace
+
+    def settrace_and_signal(function):
+        settrace(function)
+        if function is not None:
+            os.kill(os.getpid(), signal.SIGURG)
+
+    sys.settrace = settrace_and_signal
+    blocked_in_del(path)
 
 
 def full_of_blocking_del(path):
@@ -302,6 +315,7 @@ TABLE = {
     runs_asyncio: CANCELLED,
     full_of_del: CANCELLED,
     blocked_in_del: CANCELLED,
+    blocked_in_del_and_signalled_again: CANCELLED,
     full_of_blocking_del: CANCELLED,
     blocked_in_a_weak_reference: CANCELLED,
     replaced_by_another_program: KILLED,

@@ -423,6 +423,8 @@ class Worker:
             return
 
         def trace(frame: "Any", event: str, argument: "Any") -> "Any":
+            if event == "call" and _is_in_hook(frame):
+                return None  # the handler of a signal that was sent again: the hook would swallow what is raised there
             self._raised = False  # from here on a signal may do it as well
             # At a line's beginning 3.8 and 3.9 lose what is raised, if opcodes are traced too.
             if event == "opcode" or (event == "call" and frame.f_code.co_name != "__del__"):
@@ -539,6 +541,13 @@ def _on_unraisable(unraisable: "Any") -> None:
         _this.raise_again(sys._getframe(1))
     else:
         sys.__unraisablehook__(unraisable)  # type: ignore[attr-defined, unused-ignore]
+
+
+def _is_in_hook(frame: "Any") -> bool:
+    """Whether *frame* was called, by however many others, by the hook above."""
+    while frame is not None and frame.f_code is not _on_unraisable.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def main(
