@@ -159,8 +159,13 @@ class Blocking:
         time.sleep(3600)
 
 
+def started_when_blocked(path):
+    """A cancel that came before would be on its way out of a frame whose finalisers block then."""
+    started_when(path, lambda name, fields: fields[0] == "S")
+
+
 def blocked_in_del(path):
-    started(path)
+    started_when_blocked(path)
     while True:
         Blocking()
 
@@ -180,13 +185,13 @@ def blocked_in_del_and_signalled_again(path):
 
 def full_of_blocking_del(path):
     things = [Blocking() for _ in range(3)]
-    started(path)
+    started_when_blocked(path)
     things.clear()  # one after the other, with nothing of ours between them
     time.sleep(3600)
 
 
 def blocked_in_a_weak_reference(path):
-    started(path)
+    started_when_blocked(path)
     while True:
         thing = Fragile()
         reference = weakref.ref(thing, lambda reference: time.sleep(3600))
