@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,18 @@ from tests.requirements import require
 
 HERE, THERE = "192.0.2.1", "192.0.2.2"  # addresses for documentation, in namespaces of our own
 PORT = 2222
+# A link that is up again has no route for a moment.
+UNTIL_IT_ANSWERS = f"""
+import socket, time
+for _ in range(600):
+    try:
+        socket.create_connection(("{THERE}", {PORT}), timeout=10).close()
+        break
+    except OSError:
+        time.sleep(0.1)
+else:
+    raise SystemExit("the link does not come up again")
+"""
 
 
 class Network:
@@ -59,6 +72,7 @@ class Network:
         with contextlib.suppress(subprocess.CalledProcessError):
             self.nft(self.far, "flush", "ruleset")
         self.link_up()
+        subprocess.run(["ip", "netns", "exec", self.near, sys.executable, "-c", UNTIL_IT_ANSWERS], check=True)
 
 
 @contextlib.contextmanager
