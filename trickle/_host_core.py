@@ -245,6 +245,7 @@ class HostCore:
         if session is not None:
             session.check()
         while session is None and not self._is_live(link):
+            del payload  # tracebacks show locals
             link = record.link = self.live_link(options.reconnect)
             payload = await self._pack(link, fn, args, kwargs, options, record.packed, mode)
         call = record.call = link.start_call(
@@ -301,8 +302,9 @@ class HostCore:
                     path="arguments",
                 )
             if not link.has_modules_for(modules):
+                payload, asked_for = b"", {}  # tracebacks show locals
                 await link.send_modules_for(modules)
-            return payload
+            return packed.payloads[version, implementation][0]
 
     async def wait(self, link: Link, call: RemoteCall) -> None:
         """Until the call has ended; a scope that is given another deadline meanwhile is noticed."""

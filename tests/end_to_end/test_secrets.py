@@ -22,6 +22,7 @@ from tests import sshd as sshd_module
 from tests import sudo as sudo_module
 from tests import work
 from tests.hosts import file_appears, local
+from trickle._link import Link
 
 PASSWORD, ARGUMENT, RESULT, VALUE = (f"canary-{word}-6f1e9a" for word in ("password", "argument", "result", "value"))
 CANARIES = (PASSWORD, ARGUMENT, RESULT, VALUE)
@@ -180,6 +181,21 @@ async def test_errors_of_connecting_do_not_show_what_was_sent(sudo: trickle.Sudo
                 await host.options(env={"TOKEN": VALUE}).call(work.echo, ARGUMENT, key=ARGUMENT)
             assert shown_by(caught.value) == set(), caught.value
             assert found_in(repr(host.statistics())) == set()
+
+
+async def test_a_host_that_is_lost_while_a_call_is_packed_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    send_modules_for = Link.send_modules_for
+
+    async def send_late(link: Link, names: frozenset[str]) -> None:
+        while link.error is None:
+            await trio.sleep(0.01)
+        await send_modules_for(link, names)
+
+    monkeypatch.setattr(Link, "send_modules_for", send_late)
+    async with trickle.open_host(trickle.Command(["false"], name="web1"), wait=False) as host:
+        with pytest.raises(trickle.ConnectError) as caught:
+            await host.options(env={"TOKEN": VALUE}).call(work.echo, ARGUMENT)
+        assert shown_by(caught.value) == set(), caught.value
 
 
 async def test_options_that_are_refused_are_not_shown() -> None:
