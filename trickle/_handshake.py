@@ -20,7 +20,8 @@ LONGEST_SIGN = 256  # bytes: no prompt or marker is longer
 ECHO = re.compile(re.escape(GUARD_WORDS[-1]))
 ROUTER = re.compile(rb"^(\S+[>#] ?)?% ?(Unknown|Invalid|Bad|Unrecognized|Ambiguous) ", re.MULTILINE)
 COMPLAINT = re.compile(rb"|".join(rb"\b%b(?!\w)" % re.escape(words) for words in GUARD_WORDS))
-CODE = re.compile(rb"[A-Za-z0-9+/=.]{64,}")
+CODE = re.compile(rb"[A-Za-z0-9+/=.]{64,}|\bl[Q-T][A-Za-z0-9+/=.]{14,}")  # the agent, and frames, which begin so
+CUT_CODE = re.compile(rb"\A[A-Za-z0-9+/=.]+")
 SKIPPED_NOISE = 1024 * 1024  # bytes before the first frame: more is not a banner
 
 
@@ -109,7 +110,7 @@ class Handshake:
         if self.marked:
             return data
         if self.misread:  # what else it says is for the error message alone
-            self._noise = (self._noise + data)[-KEPT_NOISE:]
+            self._noise = _last_of(self._noise + data)
             return b""
         start = max(0, len(self._noise) - LONGEST_SIGN)  # one may have begun in what came before
         self._noise += data
@@ -128,7 +129,7 @@ class Handshake:
                 raise WireError(f"{SKIPPED_NOISE} bytes came before the agent answered")
             return b""
         after = bytes(self._noise[at + len(self._marker) :])
-        self._noise = self._noise[max(0, at - KEPT_NOISE) : at]
+        self._noise = _last_of(self._noise[:at])
         self.marked = True
         return after
 
@@ -196,6 +197,13 @@ class Handshake:
         self.preparing = not self.prepared
         self.stage = said[1].decode("utf-8", "replace") if self.preparing else self._awaited
         return True
+
+
+def _last_of(noise: bytearray) -> bytearray:
+    """The last of it; what is cut off there and may be code stays long enough to be taken for code."""
+    if len(noise) <= KEPT_NOISE:
+        return noise
+    return bytearray(CUT_CODE.sub(b"." * 64, noise[64 - KEPT_NOISE :]))
 
 
 def chain(tunnel: Tunnel | None) -> Iterator[Tunnel]:

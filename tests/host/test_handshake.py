@@ -1,5 +1,7 @@
 """What is said before the first frame, a byte at a time: prompts are answered once, and nothing else is believed."""
 
+import base64
+import re
 import shlex
 from collections.abc import Iterable
 
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 import trickle
 from trickle import _boot, _handshake
 from trickle._handshake import KEPT_NOISE, SKIPPED_NOISE, Handshake
-from trickle._wire.frames import WireError
+from trickle._wire.frames import Item, WireError, encode
 
 PASSWORD = "correct horse"
 OTHER = "battery staple"
@@ -267,6 +269,23 @@ def test_the_rest_of_what_a_wrong_reader_says_is_kept_and_takes_little_memory() 
     assert handshake.noise.endswith(handshake.nonce[::-1].encode())
     assert len(handshake._noise) <= KEPT_NOISE
     assert not handshake.marked
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000, 20_000])
+@pytest.mark.parametrize("secret", [b"hunter2", b"secret " * 10, b"secret " * 5000])
+@pytest.mark.parametrize("behind", [0, KEPT_NOISE - 100, KEPT_NOISE - 40])
+def test_what_is_sent_back_is_not_shown_however_it_is_cut(secret: bytes, size: int, behind: int) -> None:
+    handshake = Handshake(trickle.Local())
+    said = b"".join(handshake.boot({})) + handshake.outgoing(encode(Item(1, 0, 0, secret)))
+    said = _handshake.GUARD_WORDS[-1] + said + b"\n" + b"-" * behind
+
+    for start in range(0, len(said), size):
+        handshake.receive(said[start : start + size])
+
+    assert handshake.misread == "echo"
+    shown = re.findall(rb"[A-Za-z0-9+/=]{12,}", handshake.noise)
+    coded = base64.b64encode(encode(Item(1, 0, 0, secret)))
+    assert not [each for each in shown if each in coded]
 
 
 @pytest.mark.parametrize(
