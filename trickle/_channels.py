@@ -138,6 +138,8 @@ class Flow:
         """Raise the function's error if nobody was told of it."""
         if self.told or self.call.verdict not in (None, frames.RAISED, frames.DIED):
             return
+        if self.core.is_abandoned(self.link):  # the block was left before the host had answered
+            return
         await self.outcome()
 
 

@@ -165,18 +165,24 @@ class Host:
             raise
         state = SessionState(core, link)
         core.sessions += 1
-        core.users += 1
+        core.users.sessions.add(state)
+        given_up = False
         try:
             yield Session(state, self._options)
+        except BaseException as exc:
+            given_up = isinstance(exc, trio.Cancelled | KeyboardInterrupt)
+            raise
         finally:
             state.closed = True
             core.sessions -= 1
-            core.users -= 1
             core.slots.release()
             link.cancel(state.pin, grace_period=self._options.grace_period, reason=None, by_deadline=False)
-            with trio.move_on_after(self._options.grace_period + VERDICT_SLACK, shield=True):
-                await state.pin.finished.wait()
-            if not state.pin.finished.is_set():
+            core.users.sessions.discard(state)
+            core.abandon_unneeded(given_up)
+            if link.state != "connecting":  # else nothing runs in it, and nothing will
+                with trio.move_on_after(self._options.grace_period + VERDICT_SLACK, shield=True):
+                    await state.pin.finished.wait()
+            if not state.pin.finished.is_set() and link.state != "connecting":
                 link.lose(HostLost(f"{self.name}: a session did not end in time", host=self.name, stderr=link.stderr))
 
     @contextlib.asynccontextmanager

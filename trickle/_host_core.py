@@ -102,7 +102,7 @@ class HostCore:
         self.settings = settings
         self.verdicts: Counter[str] = Counter()
         self.closed: bool = False
-        self.users: int = 0  # who needs the link: calls, sessions, and who waits for an answer
+        self.users: Users = Users()
         self.sessions: int = 0
         self.turns = turns
         self.reducing = reducing
@@ -172,20 +172,38 @@ class HostCore:
         """Why this host cannot be called now; None if it can, or has not been found out yet."""
         return None if self.link is self._abandoned else self.link.error
 
-    def abandon(self, link: Link) -> None:
-        """Its only caller no longer waits for this link, which has not answered yet: the next verb connects anew."""
-        self._abandoned = link
-        link.closing = True
-        link.lose(HostLost(f"{self.name}: nobody waits for it any more", host=self.name))
+    def is_abandoned(self, link: Link) -> bool:
+        """Whether nobody needed this link any more before it had answered."""
+        return link is self._abandoned
+
+    def abandon_unneeded(self, given_up: bool = False) -> None:
+        """Close the tunnel of a link that has not answered yet, and that nobody needs any more.
+
+        The next verb connects anew.  To be called wherever somebody needs it no more.
+
+        Args:
+          given_up: whether that is so because it took too long; if not, it may as well go on connecting, unless
+            others wait for nothing but the end of calls that they have given up.
+        """
+        link = self.link
+        if not (given_up or self.users.leaving) or link.state != "connecting" or self.closed:
+            return
+        if not self.users.need_it:
+            self._abandoned = link
+            link.closing = True
+            link.lose(HostLost(f"{self.name}: nobody waits for it any more", host=self.name))
 
     async def wait_connected(self, link: Link) -> HostInfo:
         """What the agent says of itself, once it has answered."""
-        self.users += 1
+        self.users.waiting += 1
         try:
             await link.answered.wait()
         finally:
-            self.users -= 1
+            self.users.waiting -= 1
+            self.abandon_unneeded()
         if link.info is None:
+            if self.closed:
+                raise trio.ClosedResourceError(f"{self.name}: this host was closed")
             assert link.error is not None
             raise again(link.error)
         return link.info
@@ -211,7 +229,7 @@ class HostCore:
     ) -> Any:
         """Run ``fn(*args, **kwargs)`` over there and return what it returns; see Host.call."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        with _Using(self, record):
+        with _Using(self):
             link, call = await self._start(fn, args, kwargs, options, record, session)
             if session is not None:
                 session.calls.add(call)
@@ -334,10 +352,14 @@ class HostCore:
         by_deadline = isinstance(exc, trio.Cancelled) and exc.source == "deadline"
         link.cancel(call, grace_period=options.grace_period, reason=_reason(exc), by_deadline=by_deadline)
         connecting = link.state == "connecting"
-        if connecting and self.users == 1:
-            return  # nobody else waits for this host: the tunnel is closed
-        with trio.move_on_after(options.grace_period + VERDICT_SLACK, shield=True):
-            await call.finished.wait()
+        if not call.finished.is_set():
+            self.users.leaving.add(call)
+            try:
+                self.abandon_unneeded()
+                with trio.move_on_after(options.grace_period + VERDICT_SLACK, shield=True):
+                    await call.finished.wait()
+            finally:
+                self.users.leaving.discard(call)
         if not call.finished.is_set() and not connecting:
             link.lose(
                 HostLost(
@@ -438,7 +460,7 @@ class HostCore:
         self.sessions += 1
         record = record or CallRecord()
         try:
-            with _Using(self, record):
+            with _Using(self):
                 link, call = await self._start(fn, args, kwargs, options, record, session, mode)
                 if session is not None:
                     session.calls.add(call)
@@ -489,27 +511,43 @@ class HostCore:
         )
 
 
+class Users:
+    """Who needs the link of a host.
+
+    Attributes:
+      waiting: how many have a call, or wait for the host to answer.
+      leaving: calls whose callers wait for nothing but their end.
+      sessions: those that are open.  While a session has calls, it needs what they do.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: int = 0
+        self.leaving: set[RemoteCall] = set()
+        self.sessions: set[SessionState] = set()
+
+    @property
+    def need_it(self) -> bool:
+        """Whether there is one who does."""
+        return self.waiting > len(self.leaving) or any(not session.calls for session in self.sessions)
+
+
 class _Using:
     """For the time of the block somebody needs the link: who else was it for, if this one is cancelled?
 
     A class, since every call has one, and a generator's block takes five times as long.
     """
 
-    __slots__ = ("_core", "_record")
+    __slots__ = ("_core",)
 
-    def __init__(self, core: HostCore, record: CallRecord) -> None:
+    def __init__(self, core: HostCore) -> None:
         self._core = core
-        self._record = record
 
     def __enter__(self) -> None:
-        self._core.users += 1
+        self._core.users.waiting += 1
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
-        core, link = self._core, self._record.link
-        given_up = isinstance(exc, trio.Cancelled | KeyboardInterrupt) and core.users == 1 and not core.closed
-        if given_up and link is not None and link.state == "connecting":
-            core.abandon(link)
-        core.users -= 1
+        self._core.users.waiting -= 1
+        self._core.abandon_unneeded(given_up=isinstance(exc, trio.Cancelled | KeyboardInterrupt))
 
 
 class Packed:
@@ -572,7 +610,7 @@ class SessionState:
 
     def check(self) -> None:
         """Raise what a verb of a session must raise whose worker is gone."""
-        if self.link.error is not None:
+        if self.link.error is not None and not (self.spoiled and self.core.is_abandoned(self.link)):
             raise again(self.link.error)
         if self.closed:
             raise trio.ClosedResourceError(f"{self.core.name}: this session was closed")

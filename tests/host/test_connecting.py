@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 import trickle
 from tests import work
@@ -290,6 +292,117 @@ async def test_a_call_cancelled_while_connecting_never_starts_when_others_wait(t
 
     assert results == [3]
     assert not (tmp_path / "ran").exists()
+
+
+async def in_session(host: trickle.Host) -> None:
+    async with host.session() as session:
+        await session.call(work.add, 1)
+
+
+async def in_stream(host: trickle.Host) -> None:
+    async with host.stream(range, 3) as numbers:
+        await numbers.receive()
+
+
+async def waiting(host: trickle.Host) -> None:
+    await host.wait_connected()
+
+
+async def calling(host: trickle.Host) -> None:
+    await host.call(work.add, 1)
+
+
+TOGETHER = [
+    (calling, calling),
+    (calling, waiting),
+    (waiting, calling),
+    (in_session,),
+    (in_session, in_session),
+    (in_session, calling),
+    (in_stream, calling),
+]
+
+
+@pytest.mark.parametrize("users", TOGETHER, ids=lambda users: " and ".join(user.__name__ for user in users))
+async def test_callers_who_give_up_together_while_connecting_do_not_wait_for_each_other(
+    users: Sequence[Callable[[trickle.Host], Awaitable[None]]], tmp_path: Path
+) -> None:
+    script = f'if [ -e {tmp_path}/been ]; then exec "$@"; fi; touch {tmp_path}/been; exec sleep 3600'
+
+    async with trickle.open_host(shell(script), wait=False) as host:
+        async with trio.open_nursery() as nursery:
+            for user in users:
+                nursery.start_soon(user, host.options(grace_period=60))
+            await file_appears(tmp_path / "been")
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            before = trio.current_time()
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().state == "closed"
+        assert trio.current_time() - before < 60  # who waits for a verdict waits longer
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_group_verbs_that_time_out_together_while_connecting_do_not_wait_for_each_other() -> None:
+    results = []
+
+    async with trickle.open_group([shell("exec sleep 3600")]) as group:
+        before = trio.current_time()
+
+        async def call() -> None:
+            results.append(await group.options(timeout=0.5, grace_period=60).call(work.add, 1))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(call)
+            nursery.start_soon(call)
+
+        assert group["web1"].statistics().state == "closed"
+        assert trio.current_time() - before < 60
+        assert [type(result.failures()["web1"]) for result in results] == [trickle.CallTimeout] * 2
+
+
+async def test_an_open_session_keeps_the_host_that_another_caller_gives_up(tmp_path: Path) -> None:
+    slow = shell(f'while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exec "$@"')
+
+    async with trickle.open_host(slow, wait=False) as host, host.session() as session:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, work.add, 1)
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            nursery.cancel_scope.cancel()
+            (tmp_path / "go").touch()
+
+        assert await session.call(work.add, 1, 2) == 3
+
+
+async def test_a_session_whose_call_gave_up_while_connecting_has_lost_its_worker() -> None:
+    async with trickle.open_host(shell("exec sleep 3600"), wait=False) as host, host.session() as session:
+        with trio.move_on_after(0.1):
+            await session.call(work.add, 1)
+
+        with pytest.raises(trickle.WorkerDied, match="open another session"):
+            await session.call(work.add, 1)
+
+
+async def test_a_block_that_is_left_before_the_host_has_answered_raises_nothing() -> None:
+    async with trickle.open_host(shell("exec sleep 3600"), wait=False) as host:
+        async with host.stream(range, 3):
+            await host._core.link.begun.wait()
+            await trio.sleep(0.1)  # the call has left
+
+        assert host.statistics().state == "closed"
+
+
+async def test_waiting_for_a_host_that_another_task_closes_says_that() -> None:
+    async with trickle.open_host(shell("exec sleep 3600"), wait=False) as host:
+
+        async def wait() -> None:
+            with pytest.raises(trio.ClosedResourceError, match="web1: this host was closed"):
+                await host.wait_connected()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await host.aclose()
 
 
 async def test_garbage_on_the_pipe_is_a_protocol_error() -> None:
