@@ -235,7 +235,8 @@ class Group(Mapping[str, Host]):
     ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[tuple[str, Success[T] | Failure]]]:
         """What ``fn(*args, **kwargs)`` yields on every host, each with its host's name, as it comes.
 
-        A Failure is the last of its host.  Leaving the block closes the generators that still run.
+        A Failure is the last of its host.  Leaving the block closes the generators that still run.  With
+        ``options(retries=)`` a generator that is tried again begins anew: what it had yielded before comes again.
         """
         self._options.refuse_reducers("stream")
 

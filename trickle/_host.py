@@ -404,6 +404,7 @@ class Host:
             modules=modules,
             output=output,
         )
+        self._core.live_link(self._options.reconnect)  # raises, if it is closed or lost
         async with (
             relay_through(self._core, self._options) as relay,
             open_core(as_tunnel(tunnel), settings, relay.start) as core,
@@ -451,6 +452,7 @@ class Host:
         if len(named) > most:
             raise ValueError(f"{self.name}: {len(named)} hosts are more than its max_open={most}; open it with more")
         turns = Turns(connect_limit, len(named))
+        self._core.live_link(self._options.reconnect)  # raises, if it is closed or lost
         async with (
             relay_through(self._core, self._options) as relay,
             group_of(named, settings, lambda name: relay.start, turns) as group,

@@ -631,6 +631,7 @@ async def open_core(
 ) -> AsyncIterator[HostCore]:
     """A host's core for the time of the block, at the end of which all its calls have their verdicts."""
     raised: BaseException | None = None
+    await trio.lowlevel.checkpoint_if_cancelled()
     with one_interrupt():
         async with trio.open_nursery() as nursery:
             reducing = Reducing()

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import math
 import secrets
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -512,8 +513,7 @@ class Link:
                 nursery.start_soon(self._answer_questions, questions)
                 await self._read(process)
                 await self._judge_end(process)
-                with trio.move_on_after(EXIT_PATIENCE):
-                    await self._output.gone.wait()
+                await self._output.finish(EXIT_PATIENCE)
                 nursery.cancel_scope.cancel()
         finally:
             with trio.CancelScope(shield=True):  # bounded in there
@@ -832,6 +832,10 @@ class Link:
         """Have it say the rest of why it failed: what took our bytes, or has lost some, at the end of its stdin."""
         self._given_up = True
         await trio.aclose_forcefully(process.stdin)
+        if not (self._attempt.stderr or self._attempt.noise):  # it still connects, perhaps, and does not look at stdin
+            with trio.move_on_after(LAST_LOOK):
+                await self._stderr_ended.wait()
+            process.send_signal(signal.SIGTERM)
         with trio.move_on_after(LAST_WORDS):
             await self._stderr_ended.wait()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -42,6 +43,9 @@ class OutputDelivery:
         # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
         self._waiting: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
         self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
+        self._lines_waiting = 0
+        self._patience = trio.CancelScope()
+        self._longest = math.inf  # seconds from one line to the next, at the end
         self._came = trio.Event()
         self._nursery: trio.Nursery | None = None
 
@@ -55,11 +59,29 @@ class OutputDelivery:
         self.said = 0
         await trio.lowlevel.checkpoint()
 
+    async def finish(self, patience: float) -> None:
+        """Wait until all has been taken, but *patience* seconds for each line at most; what is dropped is logged."""
+        self._longest = patience
+        with trio.CancelScope(deadline=trio.current_time() + patience) as self._patience:
+            await self.gone.wait()
+        if self._lines_waiting and not self.gone.is_set():
+            logger.warning(
+                "%s: %d lines of output are dropped: their sink has taken none for %g s",
+                *(self._host, self._lines_waiting, patience),
+            )
+
+    def _took(self, count: int) -> None:
+        self._lines_waiting -= count
+        if count:
+            self._patience.deadline = trio.current_time() + self._longest
+
     def take(self, frame: Output, sink: Sink | None) -> None:
         """Give lines to a sink (None: print them), at once or as soon as it takes them."""
         if isinstance(sink, trio.MemorySendChannel):
+            self._lines_waiting += _count(frame)
             self._fill_later(frame, sink)
         elif self._waiting or not self._give(frame, sink or print_line):
+            self._lines_waiting += _count(frame)
             self._waiting.append((frame, sink or print_line))
             self._came.set()
         if (self._waiting or self._filling) and self.gone.is_set():
@@ -80,7 +102,7 @@ class OutputDelivery:
 
     def _give(self, frame: Output, sink: Callable[[OutputLine], object]) -> bool:
         """Whether the sink has taken it; many lines are left to the task that can wait."""
-        count = 1 + frame.payload.count(b"\n")
+        count = _count(frame)
         if count > MANY_LINES:
             return False
         self.said += count
@@ -105,6 +127,7 @@ class OutputDelivery:
                         await self.give_turn()
                     self.said += 1
                     self._give_line(line, sink)
+                    self._took(1)
                 self._delivered(frame)
                 self._send()
                 self._waiting.popleft()
@@ -129,16 +152,25 @@ class OutputDelivery:
     async def _fill(self, sink: trio.MemorySendChannel[OutputLine], waiting: deque[Output]) -> None:
         try:
             while waiting:
+                left = _count(waiting[0])
                 try:
                     for line in self._lines(waiting[0]):
                         await sink.send(line)
+                        left -= 1
+                        self._took(1)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     logger.debug("%s: output came after its channel was closed", self._host)
+                self._took(left)
                 self._delivered(waiting.popleft())
                 self._send()
         finally:
             del self._filling[sink]
             self._look_whether_gone()
+
+
+def _count(frame: Output) -> int:
+    """How many lines it is."""
+    return 1 + frame.payload.removesuffix(b"\n").count(b"\n")
 
 
 def print_line(line: OutputLine) -> None:

@@ -709,3 +709,49 @@ async def test_every_other_verdict_is_in_the_log(caplog: pytest.LogCaptureFixtur
 
     assert f"here: call 2: {verdict}" in caplog.text
     assert "call 1: returned" not in caplog.text
+
+
+def print_thirty_lines() -> None:
+    for number in range(30):
+        print(number)
+
+
+async def test_leaving_waits_for_a_slow_sink_as_long_as_it_takes_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trickle._link.EXIT_PATIENCE", 0.5)
+    send, receive = trio.open_memory_channel[trickle.OutputLine](0)
+    taken = []
+
+    async def take() -> None:
+        async for line in receive:
+            taken.append(line.text)
+            await trio.sleep(0.05)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        async with trickle.open_host(local(), output=send) as host:
+            await host.call(print_thirty_lines)
+        nursery.cancel_scope.cancel()
+
+    assert len(taken) == 30
+
+
+async def test_lines_that_a_sink_never_takes_are_counted_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trickle._link.EXIT_PATIENCE", 0.1)
+    send, receive = trio.open_memory_channel[trickle.OutputLine](1)
+
+    with send, receive:
+        async with trickle.open_host(local("web1"), output=send) as host:
+            await host.call(print_thirty_lines)
+
+    assert "web1: 29 lines of output are dropped" in caplog.text
+
+
+async def test_what_a_closed_or_lost_host_opens_is_refused_as_its_calls_are() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        await host.aclose()
+
+        with pytest.raises(trio.ClosedResourceError, match="web1: this host was closed"):
+            async with host.open_host(local("web2")):
+                pass
