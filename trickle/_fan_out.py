@@ -99,6 +99,7 @@ class Attempt:
         core, options, name = self.host._core, self.host._options, self.host.name
         for attempt in itertools.count():
             record = self.record = CallRecord()
+            record.limit = self._scope
             try:
                 link = record.link = core.live_link(options.reconnect)
                 if not link.begun.is_set():

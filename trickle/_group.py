@@ -237,6 +237,7 @@ class Group(Mapping[str, Host]):
 
         A Failure is the last of its host.  Leaving the block closes the generators that still run.  With
         ``options(retries=)`` a generator that is tried again begins anew: what it had yielded before comes again.
+        The time that the receiver takes does not count towards ``options(timeout=)``.
         """
         self._options.refuse_reducers("stream")
 
@@ -244,7 +245,8 @@ class Group(Mapping[str, Host]):
             async def stream(host: Host, record: CallRecord) -> None:
                 async with open_flow(host._core, "stream", fn, args, kwargs, host._options, record=record) as flow:
                     async for value in Stream[Any](flow):
-                        await give((host.name, Success(value)))
+                        with record.paused():  # the receiver's time is not the host's
+                            await give((host.name, Success(value)))
 
             async def end(outcome: tuple[str, Outcome[None]]) -> None:
                 if isinstance(outcome[1], Failure):

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -573,6 +573,17 @@ class CallRecord:
         self.call: RemoteCall | None = None
         self.stopped: bool = False  # its end was asked for
         self.packed: Packed = Packed()
+        self.limit: trio.CancelScope = trio.CancelScope()  # of its time, if it has one
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For the time of the block its time stands still."""
+        deadline, before = self.limit.deadline, trio.current_time()
+        self.limit.deadline = math.inf
+        try:
+            yield
+        finally:
+            self.limit.deadline = deadline + trio.current_time() - before
 
     @property
     def verdict(self) -> str:

@@ -288,3 +288,16 @@ async def test_progress_says_running_also_of_hosts_that_are_connected() -> None:
         (await group.options(progress=lambda progress: states.append(progress.state)).call(time.sleep, 0.1)).unwrap()
 
     assert states[-2:] == ["running", "done"]
+
+
+async def test_the_time_of_a_slow_receiver_is_not_the_hosts() -> None:
+    received = []
+
+    async with trickle.open_group([local("web1"), local("web2")]) as group:
+        await group.wait_connected()
+        async with group.options(timeout=5).stream(range, 3) as items:
+            async for _, item in items:
+                received.append(item)
+                await trio.sleep(1.2)
+
+    assert sorted(repr(item) for item in received) == sorted(repr(trickle.Success(n)) for n in (0, 1, 2) * 2)
