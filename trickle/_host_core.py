@@ -573,11 +573,14 @@ class CallRecord:
         self.call: RemoteCall | None = None
         self.stopped: bool = False  # its end was asked for
         self.packed: Packed = Packed()
-        self.limit: trio.CancelScope = trio.CancelScope()  # of its time, if it has one
+        self.limit: trio.CancelScope | None = None  # of its time, if it has one
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
         """For the time of the block its time stands still."""
+        if self.limit is None or self.limit.deadline == math.inf:
+            yield
+            return
         deadline, before = self.limit.deadline, trio.current_time()
         self.limit.deadline = math.inf
         try:

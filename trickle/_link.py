@@ -67,6 +67,7 @@ PIECE = frames.CHUNK + 1024  # bytes that are heard in one go: thousands of fram
 FEW = 4  # frames in a piece, of bulk
 SPARE_WORDS = 1000  # heartbeats and notes that an agent may say beyond what it has a reason for
 LONGEST_FACT = 1000  # characters, of what an agent says of itself
+LATE_SINKS = 100  # calls that ended early, and whose last words still find their way
 LAST_LOOK = 0.1  # seconds in which the reader gets what has arrived, before a host is judged silent
 # Seconds in which what has failed may say why; it takes them only where something stays that says no more.
 LAST_WORDS = 2.0
@@ -196,6 +197,7 @@ class Link:
         self._modules_lock = trio.Lock()
         self._bundled: frozenset[str] = frozenset()
         self.calls: dict[int, RemoteCall] = {}
+        self._late_sinks: dict[int, Sink] = {}  # of calls that ended early
         self._flowing: set[RemoteCall] = set()
         self.watchers: dict[object, Callable[[], object]] = {}  # told when it has answered, and when something was sent
         self.heard_at: float = trio.current_time()
@@ -709,8 +711,7 @@ class Link:
                 if call.inbox.deaf:
                     call.room.unpark_all()
             case Output():
-                sender = self.calls.get(frame.id)
-                self._output.take(frame, (sender.sink if sender is not None else None) or self.settings.output)
+                self._output.take(frame, self._sink_of(frame.id or frame.of) or self.settings.output)
             case Record():
                 self._output.log(frame)
             case Ask():
@@ -741,9 +742,17 @@ class Link:
         assert self._asked is not None
         self._asked.send_nowait(name.decode("utf-8", "replace"))
 
+    def _sink_of(self, id: int) -> Sink | None:
+        call = self.calls.get(id)
+        return call.sink if call is not None else self._late_sinks.get(id)
+
     def _finish(self, call: RemoteCall, verdict: int | None) -> None:
         call.verdict = verdict
         self.calls.pop(call.id, None)
+        if call.sink is not None and verdict != frames.RETURNED:
+            self._late_sinks[call.id] = call.sink
+            if len(self._late_sinks) > LATE_SINKS:
+                del self._late_sinks[next(iter(self._late_sinks))]
         if call.inbox is not None:
             self._flowing.discard(call)
             call.arrivals.unpark_all()

@@ -98,7 +98,7 @@ class OutputDelivery:
     def _lines(self, frame: Output) -> Iterator[OutputLine]:
         stream = "stderr" if frame.stream == 2 else "stdout"
         for text in frame.payload.decode("utf-8", "backslashreplace").removesuffix("\n").split("\n"):
-            yield OutputLine(self._host, stream, frame.id or None, text.removesuffix("\r"))
+            yield OutputLine(self._host, stream, frame.id or frame.of or None, text.removesuffix("\r"))
 
     def _give(self, frame: Output, sink: Callable[[OutputLine], object]) -> bool:
         """Whether the sink has taken it; many lines are left to the task that can wait."""

@@ -1,6 +1,7 @@
 """Calls on one host: what comes back, what is raised, what is printed, what the statistics say."""
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -755,3 +756,29 @@ async def test_what_a_closed_or_lost_host_opens_is_refused_as_its_calls_are() ->
         with pytest.raises(trio.ClosedResourceError, match="web1: this host was closed"):
             async with host.open_host(local("web2")):
                 pass
+
+
+def _say_at_the_end(path: str) -> None:
+    try:
+        work.say_and_run(path)
+    finally:
+        print("cleaned up")
+
+
+async def test_what_a_cancelled_call_prints_goes_where_its_output_goes(far: Tunnel, shared: Path) -> None:
+    trap = f"trap 'echo bye; exit 0' TERM; echo > {shared}/process; while :; do sleep 0.05; done"
+    hosts: list[str] = []
+    mine: list[tuple[int | None, str]] = []
+    async with trickle.open_host(far, output=lambda line: hosts.append(line.text)) as host:
+        watched = host.options(output=lambda line: mine.append((line.call, line.text)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.call, _say_at_the_end, str(shared / "call"))
+            await file_appears(shared / "call")
+            nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(watched.run_process, trap, shell=True))
+            await file_appears(shared / "process")
+            nursery.cancel_scope.cancel()
+
+    assert mine == [(1, "cleaned up"), (2, "bye")]
+    assert hosts == []

@@ -810,6 +810,11 @@ class Broker:
         task = worker.task
         return task.id if task is not None and task.is_wanted else 0
 
+    def _output(self, worker: Worker, stream: int, lines: bytes) -> Output:
+        """What a worker writes, also when nobody wants its call any more."""
+        id = self._label(worker)
+        return Output(id, stream, 0 if id or worker.task is None else worker.task.id, lines)
+
     def _read_output(self, worker: Worker, fd: int) -> bool:
         """Pass on what one output pipe holds; False at its end."""
         blocks = worker.read_output(fd)
@@ -817,7 +822,7 @@ class Broker:
         if task is not None and not task.is_wanted and self.connection.pending(0) > OUTPUT_LIMIT:
             return blocks is not None  # nobody takes it, and its call has to come to its end
         for block in blocks or ():
-            self.connection.bulk(Output(self._label(worker), worker.outputs[fd].stream, 0, block))
+            self.connection.bulk(self._output(worker, worker.outputs[fd].stream, block))
         return blocks is not None
 
     def _drain(self, worker: Worker) -> None:
@@ -831,7 +836,7 @@ class Broker:
         for lines in worker.outputs.values():
             rest = lines.flush()
             if rest:
-                self.connection.bulk(Output(self._label(worker), lines.stream, 0, rest))
+                self.connection.bulk(self._output(worker, lines.stream, rest))
 
     def _note(self, level: int, text: str) -> None:
         self.connection.control(Note(0, level, 0, text.encode("utf-8", "replace")))

@@ -462,7 +462,8 @@ class Connection:
         call.queue = deque(item for item in call.queue if not isinstance(item, (frames.Output, frames.Record)))
         call.queued = sum(_weight(item) for item in call.queue)
         for frame in output:
-            self._enqueue(self._link_bulk, type(frame)(0, frame[1], frame[2], frame.payload))
+            of = id if isinstance(frame, frames.Output) else 0
+            self._enqueue(self._link_bulk, type(frame)(0, frame[1], of, frame.payload))
         self._line_up(call)
 
     def bulk(self, frame: Frame) -> None:

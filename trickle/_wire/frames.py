@@ -165,12 +165,16 @@ class Ask(Frame):
 
 
 class Output(Frame):
-    """Whole lines that a call wrote to stream 1 or 2."""
+    """Whole lines that a call wrote to stream 1 or 2.
+
+    With the id 0 they are no call's, or those of one that was cancelled, whose End does not wait for them.
+    """
 
     __slots__ = ()
     kind = 13
-    fields = ("id", "stream", "_b", "payload")
+    fields = ("id", "stream", "of", "payload")
     stream: int
+    of: int
 
 
 class Record(Frame):
