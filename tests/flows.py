@@ -109,6 +109,29 @@ def send_and_fail(channel):
     raise ValueError("after two")
 
 
+def close_at_once(channel):
+    channel.close()
+    return 1
+
+
+def die_when_told(channel):
+    channel.receive()
+    os.kill(os.getpid(), 9)
+
+
+def send_bytes(channel, *sizes):
+    for size in sizes:
+        channel.send(bytes(size))
+
+
+def raise_in_the_end(channel, path):
+    try:
+        write_file(path, "runs")
+        channel.receive()
+    finally:
+        raise KeyError("cleaning up")
+
+
 def what_receiving_gives(channel):
     found = []
     for timeout in (0.01, None, None, 0.01):

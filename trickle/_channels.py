@@ -83,6 +83,10 @@ class Flow:
         if not await self.link.send_item(self.call, outgoing):
             if self.closed:
                 raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
+            if self.core.closed:
+                raise trio.ClosedResourceError(f"{self.core.name}: this host was closed")
+            if self.call.error is not None or self.call.verdict == frames.DIED:
+                await self.outcome()
             raise trio.BrokenResourceError(f"{self.core.name}: the function takes nothing more from this channel")
 
     def post(self, value: object) -> None:
@@ -134,13 +138,21 @@ class Flow:
         if not self.call.finished.is_set():
             await self.core.stop(self.link, self.call, self.options, exc, self.session)
 
-    async def raise_untold(self) -> None:
-        """Raise the function's error if nobody was told of it."""
-        if self.told or self.call.verdict not in (None, frames.RAISED, frames.DIED):
+    async def raise_untold(self, *, only_raised: bool) -> None:
+        """Raise the function's error, or what else became of it unless *only_raised*, if nobody was told of it."""
+        wanted = (frames.RAISED,) if only_raised else (None, frames.RAISED, frames.DIED)
+        if self.told or self.call.verdict not in wanted:
             return
         if self.core.is_abandoned(self.link):  # the block was left before the host had answered
             return
         await self.outcome()
+
+    async def note_untold(self, exc: BaseException) -> None:
+        """Say in a note on what is raised instead which error of the function nobody was told of."""
+        try:
+            await self.raise_untold(only_raised=True)
+        except Exception as error:
+            exc.add_note(f"the function's own error, of which nobody was told: {error}")
 
 
 class Stream(trio.abc.ReceiveChannel[R_co], Generic[R_co]):
@@ -180,9 +192,10 @@ class RemoteChannel(trio.abc.SendChannel[S_contra], trio.abc.ReceiveChannel[R_co
         """Send *value* to the function; waits while there is no room for it.
 
         Raises:
-          trio.BrokenResourceError: the function has ended, or takes nothing more; HostLost, if its host was lost.
+          trio.BrokenResourceError: the function has ended, or takes nothing more; HostLost, if its host was lost, and
+            WorkerDied, if its process died.
           trio.ClosedResourceError: after ``send_eof`` or ``aclose``.
-          Unsendable: it cannot be sent; nothing was.
+          Unsendable: it cannot be sent, or takes more than *max_payload*; nothing was sent.
         """
         await self._flow.send(value)
 
@@ -252,9 +265,19 @@ async def open_flow(
                     await flow.close(raised)
                 finally:
                     nursery.cancel_scope.cancel()
+        if raised is None or is_cancellation(raised):
+            await flow.raise_untold(only_raised=raised is not None)
+        else:
+            await flow.note_untold(raised)
         if raised is not None:
             raise raised
-        await flow.raise_untold()
+
+
+def is_cancellation(exc: BaseException) -> bool:
+    """Whether it is trio's, also that of all the tasks of a nursery, and nothing else."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(is_cancellation, exc.exceptions))
+    return isinstance(exc, trio.Cancelled)
 
 
 def _plain(value: object) -> bytes:

@@ -197,7 +197,8 @@ class Host:
         of cancellation in the middle of a step.  It runs in a process of its own.
 
         Raises:
-          Exception: as ``call``; what *fn* raises comes from ``receive()``, else from leaving the block.
+          Exception: as ``call``; what *fn* raises comes from ``receive()``, else from leaving the block, also when that
+            was cancelled.
         """
         async with open_flow(self._core, "stream", fn, args, kwargs, self._options) as flow:
             yield Stream(flow)
@@ -212,7 +213,8 @@ class Host:
         Leaving the block ends *fn*, by the ladder of cancellation if need be.  It runs in a process of its own.
 
         Raises:
-          Exception: as ``call``; what *fn* raises comes from ``receive()`` or ``result()``, or from leaving.
+          Exception: as ``call``; what *fn* raises comes from ``receive()`` or ``result()``, or from leaving, also when
+            the block was cancelled.
         """
         async with open_flow(self._core, "channel", fn, args, kwargs, self._options) as flow:
             yield RemoteChannel(flow)
@@ -552,7 +554,7 @@ async def open_host(
       workers: how many plain calls run at once; more of them wait.
       max_open: how many sessions, streams, channels and processes may be open at once; more of them wait to be opened,
         so one that is opened inside of another's block needs room for both.
-      max_payload: bytes that the arguments or the result of one call may take.
+      max_payload: bytes that the arguments or the result of one call may take, or one thing in a stream or channel.
       modules: what of this program's modules the host may have; everything by default.
       output: where printed lines go: a callable, or a trio memory channel, of OutputLine; by default to this
         program's stderr.

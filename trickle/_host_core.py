@@ -273,6 +273,7 @@ class HostCore:
             grace_period=options.grace_period,
             sink=options.output,
             flows=mode is not None,
+            transfers=mode in ("put", "fetch"),
         )
         link.tell_watchers()  # it may have left already, before the record knew of it
         return link, call
@@ -440,6 +441,13 @@ class HostCore:
         outgoing = _pickling.dumps_call(
             len, (value,), {}, host=self.name, far_version=info.python_version[:2], implementation=info.implementation
         )
+        if len(outgoing.payload) > self.settings.max_payload:
+            raise Unsendable(
+                f"{self.name}: this takes {len(outgoing.payload)} bytes and max_payload is"
+                f" {self.settings.max_payload}; raise it in open_host, or send it in parts",
+                host=self.name,
+                path="argument 1",
+            )
         await link.send_modules_for(outgoing.modules)
         return outgoing.payload
 

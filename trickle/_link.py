@@ -33,7 +33,7 @@ from trickle._tunnel_process import EXIT_PATIENCE, LocalProcess, StartTunnel, Tu
 from trickle._tunnels import Local, Sudo
 from trickle._turns import TURN_HELD, Turns
 from trickle._wire import frames
-from trickle._wire.connection import CONTROLLER, CREDIT, Connection
+from trickle._wire.connection import CONTROLLER, CREDIT, LEAST_PAYLOAD, Connection
 from trickle._wire.frames import (
     LARGE,
     Ask,
@@ -204,7 +204,8 @@ class Link:
         self._connected_at = math.inf
         self._frame_at = math.inf  # when the last one came
         self._decoder = MsgpackDecoder()
-        self._connection = Connection(CONTROLLER, lambda data: self._decoder.feed(data), settings.max_payload)
+        most = max(settings.max_payload, LEAST_PAYLOAD)
+        self._connection = Connection(CONTROLLER, lambda data: self._decoder.feed(data), most)
         self._connection.control(Hello(0, frames.VERSION))
         self._argv = tunnel.wrap(_boot.python_command(tunnel.python))
         self._begin_at = begin_at
@@ -243,12 +244,14 @@ class Link:
         grace_period: float,
         sink: Sink | None,
         flows: bool = False,
+        transfers: bool = False,
     ) -> RemoteCall:
         """Send a call; its ``finished`` event is set when it has ended.
 
         Args:
           session: the number of the one that it belongs to; 0 for none; None for a worker of its own.
           flows: whether Items go to and fro while it runs.
+          transfers: whether they are the messages of a transfer.
         """
         call = self._new_call(sink)
         call.session = call.id if session is None else session
@@ -259,6 +262,8 @@ class Link:
             call.inbox, call.arrivals, call.room = Inbox(), trio.lowlevel.ParkingLot(), trio.lowlevel.ParkingLot()
             self._flowing.add(call)
         self._connection.call(call.id, call.session, payload, None if deadline == math.inf else deadline)
+        if transfers:
+            self._connection.expect_messages(call.id)
         if deadline != math.inf and grace_period != GRACE_PERIOD:
             self._connection.control(Grace(call.id, milliseconds(grace_period)))
         self._send()

@@ -30,7 +30,7 @@ from trickle._boot import DAMAGED, GUARD
 from trickle._memory_flows import MemoryFlow, raise_not_apart
 from trickle._wire import frames
 from trickle._wire.armor import Unarmor
-from trickle._wire.connection import AGENT, Connection
+from trickle._wire.connection import AGENT, LEAST_PAYLOAD, Connection
 from trickle._wire.frames import (
     BY_CALLER,
     BY_DEADLINE,
@@ -325,7 +325,13 @@ class MemoryAgent:
     def _on_call(self, frame: Call | Begin) -> None:
         is_alone = frame.session == frame.id
         session = self.sessions.get(frame.session)
-        flow = MemoryFlow(frame.id, self._connection, lambda: self._something_to_say.set(), self._load_value)
+        flow = MemoryFlow(
+            frame.id,
+            self._connection,
+            lambda: self._something_to_say.set(),
+            self._load_value,
+            self._configuration["max_payload"],
+        )
         run = Run(frame.id, session, frame.timeout_ms, self.name, flow, is_alone)
         self.runs[frame.id] = run
         if isinstance(frame, Call):
@@ -489,8 +495,8 @@ class MemoryAgent:
             run.task = trio.lowlevel.current_task()
             current_run.set(run)
             verdict, payload = await self._outcome(run)
-            if len(payload) > self._configuration["max_payload"]:
-                limit = self._configuration["max_payload"]
+            limit = max(self._configuration["max_payload"], LEAST_PAYLOAD if verdict == RAISED else 0)
+            if len(payload) > limit:
                 error = ValueError(f"the result takes {len(payload)} bytes; max_payload allows {limit}")
                 verdict, payload = RAISED, results.describe_exception(error)
             if run.killed is not None:

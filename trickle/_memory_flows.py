@@ -27,15 +27,22 @@ class MemoryFlow:
       connection: what Items go out by.
       wake: told when there is something to say.
       load: what a value was that was sent.
+      max_payload: bytes that one thing may take.
     """
 
     def __init__(
-        self, id: int, connection: Connection, wake: Callable[[], None], load: Callable[[bytes], object]
+        self,
+        id: int,
+        connection: Connection,
+        wake: Callable[[], None],
+        load: Callable[[bytes], object],
+        max_payload: int,
     ) -> None:
         self._id = id
         self._connection = connection
         self._wake = wake
         self._load = load
+        self._max_payload = max_payload
         self._inbox = Inbox()
         self._arrivals = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
@@ -106,6 +113,8 @@ class MemoryFlow:
     async def send(self, value: object) -> None:
         """Send a thing when there is room for more."""
         payload = results.dumps_result(value)
+        if len(payload) > self._max_payload:
+            raise ValueError(f"what is sent takes {len(payload)} bytes; max_payload allows {self._max_payload}")
         await trio.lowlevel.checkpoint()
         while self._wanted and self._connection.pending(self._id) > CREDIT:
             await self._room.park()
@@ -164,10 +173,10 @@ class MemoryChannel(remote.Channel):
             trio.from_thread.run_sync(self._flow.say, Item(self._flow._id, EOF))
 
     def close(self) -> None:
-        self.send_eof()
         if not self._deaf:
             self._deaf = True
-            trio.from_thread.run_sync(self._flow.say, Item(self._flow._id, DEAF))
+            trio.from_thread.run_sync(self._flow.say, Item(self._flow._id, DEAF))  # first, as over there
+        self.send_eof()
 
 
 def _plain(value: Any) -> object:

@@ -82,7 +82,7 @@ async def open_memory_host(
       lease: seconds of silence after which each end takes the other for lost.
       workers: how many plain calls run at once; more of them wait.
       max_open: how many sessions may be open at once.
-      max_payload: bytes that the arguments or the result of one call may take.
+      max_payload: bytes that the arguments or the result of one call may take, or one thing in a stream or channel.
       output: where printed lines would go.
 
     Raises:

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 import trickle
+import trickle._link
+import trickle._wire.frames
 import trickle.remote
 from tests import flows, work
 from tests.async_work import (
@@ -51,8 +54,8 @@ def empty_log() -> Iterator[None]:
 # ---- it tells the truth: the same over there and in memory
 
 
-def open_local_host(workers: int = 16) -> AbstractAsyncContextManager[trickle.Host]:
-    return trickle.open_host(local(), workers=workers)
+def open_local_host(workers: int = 16, max_payload: int = 512 * 2**20) -> AbstractAsyncContextManager[trickle.Host]:
+    return trickle.open_host(local(), workers=workers, max_payload=max_payload)
 
 
 each_kind_of_host = pytest.mark.parametrize("open_host", [open_memory_host, open_local_host], ids=["memory", "local"])
@@ -141,6 +144,117 @@ async def test_calls_beyond_the_limit_of_workers_wait(open_host: OpenHost, tmp_p
 
 
 # ---- in memory alone, by a clock that jumps
+
+
+@each_kind_of_host
+async def test_a_thing_above_max_payload_is_refused_by_its_sender_and_costs_its_flow_alone(open_host: OpenHost) -> None:
+    async with open_host(max_payload=100_000) as host:
+        with pytest.raises(ValueError, match="takes 200[0-9]{3} bytes; max_payload allows 100000"):
+            async with host.stream(flows.count, 1, 200_000) as things:
+                await things.receive()
+        with pytest.raises(ValueError, match="max_payload allows 100000"):
+            async with host.open_channel(flows.send_bytes, 90_000, 200_000) as channel:
+                assert await channel.receive() == bytes(90_000)
+                await channel.receive()
+        async with host.open_channel(flows.echo) as channel:
+            with pytest.raises(trickle.Unsendable, match="max_payload is 100000") as caught:
+                await channel.send(bytes(200_000))
+            assert caught.value.path == "argument 1"
+            await channel.send(bytes(90_000))
+            assert await channel.receive() == (bytes(90_000), "")
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+@each_kind_of_host
+async def test_an_error_fits_in_whatever_max_payload_is(open_host: OpenHost) -> None:
+    async with open_host(max_payload=2000) as host:
+        with pytest.raises(ValueError, match="xxx"):
+            await host.call(raise_with, "x" * 1000, 100)
+        with pytest.raises(ValueError, match="xxx"):
+            async with host.stream(raise_with, "x" * 1000, 100) as things:
+                await things.receive()
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
+@each_kind_of_host
+async def test_what_a_function_raises_when_its_block_is_cancelled_is_raised(
+    open_host: OpenHost, tmp_path: Path
+) -> None:
+    async def use(host: trickle.Host, path: Path, scope: trio.CancelScope) -> None:
+        with scope:
+            async with host.open_channel(flows.raise_in_the_end, str(path)) as channel:
+                await file_appears(path)
+                scope.cancel()
+                await channel.receive()
+
+    async with open_host() as host:
+        scope = trio.CancelScope()
+        with pytest.raises(KeyError, match="cleaning up"):
+            await use(host, tmp_path / "one", scope)
+        assert not scope.cancelled_caught
+
+        with trio.CancelScope() as scope:  # of a nursery's two tasks
+            with pytest.raises(KeyError, match="cleaning up"):
+                async with host.open_channel(flows.raise_in_the_end, str(tmp_path / "two")):
+                    await file_appears(tmp_path / "two")
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(trio.sleep_forever)
+                        nursery.start_soon(trio.sleep_forever)
+                        scope.cancel()
+
+        with pytest.raises(ZeroDivisionError) as caught:
+            async with host.open_channel(flows.raise_in_the_end, str(tmp_path / "three")):
+                await file_appears(tmp_path / "three")
+                raise ZeroDivisionError
+        assert "cleaning up" in caught.value.__notes__[0]
+
+        with trio.CancelScope() as scope:  # one that was received is not raised again
+            async with host.open_channel(flows.send_and_fail) as channel:
+                with pytest.raises(ValueError, match="after two"):
+                    while True:
+                        await channel.receive()
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+
+@each_kind_of_host
+async def test_what_another_task_closes_says_so_to_one_that_waits_to_send(open_host: OpenHost) -> None:
+    async with open_host() as host, host.open_channel(flows.send_bytes, *[100_000] * 1000) as channel:
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with pytest.raises(trio.ClosedResourceError):
+                    while True:
+                        await channel.send(bytes(100_000))
+
+            nursery.start_soon(send)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await host.aclose()
+
+
+@each_kind_of_host
+async def test_a_function_that_closes_its_channel_says_first_that_it_takes_no_more(
+    open_host: OpenHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[int] = []
+    deliver = trickle._link.Link._deliver
+
+    def listen(link: trickle._link.Link, frame: trickle._wire.frames.Frame) -> None:
+        if isinstance(frame, trickle._wire.frames.Item):
+            said.append(frame.flags)
+        deliver(link, frame)
+
+    monkeypatch.setattr(trickle._link.Link, "_deliver", listen)
+    async with open_host() as host, host.open_channel(flows.close_at_once) as channel:
+        with pytest.raises(trio.EndOfChannel):
+            await channel.receive()
+        with pytest.raises(trio.BrokenResourceError):
+            await channel.send(1)
+
+    assert said == [trickle._wire.frames.DEAF, trickle._wire.frames.EOF]
 
 
 async def test_time_over_there_is_this_programs(autojump_clock: MockClock) -> None:
@@ -260,6 +374,10 @@ async def test_a_lambda_that_uses_a_global_can_be_called(autojump_clock: MockClo
 
     async with open_memory_host() as host:
         assert await host.call(lambda value: [value * factor, len(log)], 7) == [42, 0]
+
+
+def raise_with(text: str, times: int) -> list[int]:
+    raise ValueError(text * times)
 
 
 async def every_second() -> AsyncIterator[int]:

@@ -340,6 +340,28 @@ async def test_sending_to_a_function_that_has_ended_breaks_too() -> None:
             await channel.send(1)
 
 
+async def test_sending_to_a_host_that_is_lost_says_so() -> None:
+    async with trickle.open_host(local()) as host:
+        async with host.open_channel(flows.add_up) as channel:
+            await channel.send(1)
+            os.kill(host.info.pid, signal.SIGKILL)
+            await host._core.link.gone.wait()
+            for _ in range(2):
+                with pytest.raises(trickle.HostLost):
+                    await channel.send(1)
+
+
+async def test_sending_to_a_process_that_has_died_says_so() -> None:
+    async with trickle.open_host(local()) as host, host.open_channel(flows.die_when_told) as channel:
+        await channel.send(None)
+        with pytest.raises(trickle.WorkerDied):
+            await channel.result()
+        with pytest.raises(trickle.WorkerDied) as caught:
+            await channel.send(1)
+
+    assert caught.value.signal == 9
+
+
 async def test_the_error_of_a_function_comes_behind_what_it_sent() -> None:
     async with trickle.open_host(local()) as host, host.open_channel(flows.send_and_fail) as channel:
         assert [await channel.receive(), await channel.receive()] == [1, 2]

@@ -30,6 +30,15 @@ class Channel(remote.Channel):
     def send(self, value: "Any") -> None:
         if self._closed:
             raise ValueError("this channel is closed for sending")
+        payload = results.dumps_result(value)
+        if len(payload) > self._worker.max_payload:
+            raise ValueError(
+                "what is sent takes %d bytes; max_payload allows %d" % (len(payload), self._worker.max_payload)
+            )
+        self.send_payload(payload)
+
+    def say(self, value: "Any") -> None:
+        """Send what is bounded by rules of its own."""
         self.send_payload(results.dumps_result(value))
 
     def send_payload(self, *pieces: bytes) -> None:
@@ -72,10 +81,10 @@ class Channel(remote.Channel):
             self._worker.send(Item(self._id, EOF))
 
     def close(self) -> None:
-        self.send_eof()
         if not self._deaf:
             self._deaf = True
-            self._worker.send(Item(self._id, DEAF))
+            self._worker.send(Item(self._id, DEAF))  # first: whoever has seen the end of all cannot send any more
+        self.send_eof()
 
 
 def run(

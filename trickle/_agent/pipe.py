@@ -9,7 +9,7 @@ import time
 
 from trickle._wire import frames
 from trickle._wire.armor import Unarmor
-from trickle._wire.connection import AGENT, Connection
+from trickle._wire.connection import AGENT, LARGEST_MESSAGE, Connection
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ControllerPipe:
     """
 
     def __init__(self, max_payload: int) -> None:
-        self.connection = Connection(AGENT, frames.Decoder(views=frames.LARGE).feed, max_payload)
+        self.connection = Connection(AGENT, frames.Decoder(views=frames.LARGE).feed, max(max_payload, LARGEST_MESSAGE))
         self.ended = False
         self.full = False
         self._outgoing: "List[bytes]" = []

@@ -60,7 +60,7 @@ class Process:
                 self.pipes[number] = pipe
         self.ended_fd, self.ended_write = os.pipe()
         threading.Thread(target=self._wait_for_end, daemon=True).start()
-        self.channel.send(("started", self.process.pid, b""))
+        self.channel.say(("started", self.process.pid, b""))
 
     def run(self) -> None:
         """Serve until there is nothing more to do."""
@@ -125,7 +125,7 @@ class Process:
         os.close(self.ended_write)
         while self.keep_tail and STDERR in self.pipes and self._read(STDERR):
             pass  # what it has said itself; a child of its own may hold the pipe and say more
-        self.channel.send(("exit", self.process.returncode, self.tail))
+        self.channel.say(("exit", self.process.returncode, self.tail))
 
     def _take_orders(self) -> None:
         while True:
@@ -164,12 +164,12 @@ class Process:
         if self.close_stdin and not self.to_write:
             self._close(STDIN)
         if written:
-            self.channel.send(("more", STDIN, written))
+            self.channel.say(("more", STDIN, written))
 
     def _break_stdin(self) -> None:
         self._close(STDIN)
         self.to_write = []
-        self.channel.send(("broken", STDIN, b""))
+        self.channel.say(("broken", STDIN, b""))
 
     def _read(self, number: int) -> bool:
         """Pass on what one pipe holds; False at its end, or if it holds nothing now."""
@@ -187,7 +187,7 @@ class Process:
                 data = data[os.write(2, data) :]
         else:
             self.credit[number] -= len(data)
-            self.channel.send(("data", number, data))
+            self.channel.say(("data", number, data))
         return number in self.pipes
 
     def _close(self, number: int) -> None:

@@ -17,6 +17,7 @@ from trickle._agent import asynchronous, functions, logs, options, results
 from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK, take_name
 from trickle._wire import frames
+from trickle._wire.connection import LARGEST_MESSAGE, LEAST_PAYLOAD
 from trickle._wire.frames import (
     CHUNK,
     LARGE,
@@ -72,6 +73,7 @@ class Worker:
         self.bundles = 0  # how many have been received, in whole
         self._bundle: "List[bytes]" = []
         self._decoder = Decoder(views=LARGE)
+        self._most = self.max_payload  # bytes that this call's answer may take
         self._running = False
         self._has_printed = False
         self._returned: "List[Call]" = []
@@ -269,6 +271,7 @@ class Worker:
 
     def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
         self._raised = self._tainted = self._importing = False
+        self._most = self.max_payload
         if self._items:
             for old in [each for each in self._items if each < id]:
                 del self._items[old]
@@ -286,8 +289,8 @@ class Worker:
             os._exit(0)  # the function forked, and this is the child's copy of the call
         flush_output()
         size = sum(map(len, answer))
-        if size > self.max_payload:
-            error = ValueError("the result takes %d bytes; max_payload allows %d" % (size, self.max_payload))
+        if size > self._most:
+            error = ValueError("the result takes %d bytes; max_payload allows %d" % (size, self._most))
             verdict, answer = frames.RAISED, [results.describe_exception(error)]
         self._answer(id, verdict, answer)
 
@@ -300,6 +303,7 @@ class Worker:
             return frames.RETURNED, answer
         except BaseException as exc:
             self._armed = 0
+            self._most = max(self.max_payload, LEAST_PAYLOAD)  # an error is shortened where it is described
             if os.getpid() != self.pid:
                 leave_fork(exc)
             if self._tainted and isinstance(exc, (remote.CallCancelled, KeyboardInterrupt)):
@@ -351,6 +355,9 @@ class Worker:
             value = fn(*args, **kwargs)
         else:
             from trickle._agent import channels
+
+            if mode in ("put", "fetch"):
+                self._most = max(self.max_payload, LARGEST_MESSAGE)  # names of files
 
             value = channels.run(self, self._armed, mode, fn, args, kwargs)
         if asynchronous.is_coroutine(value):

@@ -44,6 +44,9 @@ ACK_AFTER = 64 * 1024
 SMALLEST_WINDOW, LARGEST_WINDOW = 256 * 1024, 4 * 1024 * 1024  # bytes of bulk on the link at once
 WINDOW_SECONDS = 0.1  # of what the link moves: more would only wait in a kernel or an ssh
 BATCH = 256 * 1024  # bytes handed out at once: what a pipe takes in a few writes
+# Bytes of one thing that are let in however small max_payload is, to which the sender of what users send holds it.
+LEAST_PAYLOAD = 2**20  # the description of an error, and a message about a process, take less than that
+LARGEST_MESSAGE = 64 * 2**20  # of a transfer: the hashes of a file's blocks, or the names of files, take less
 
 # The life of a call, as both ends see it: (state, who speaks, frame) -> the state after it.  A frame that is not
 # here breaks the rules.  "ended" is not kept: an id below the newest that is not open has ended.
@@ -128,6 +131,7 @@ class _Call:
         "behind",
         "credit",
         "ending",
+        "most",
         "queue",
         "queued",
         "received",
@@ -140,8 +144,9 @@ class _Call:
         "wide",
     )
 
-    def __init__(self, state: str) -> None:
+    def __init__(self, state: str, most: int = 0) -> None:
         self.state = state
+        self.most = most  # bytes that the peer may send of it at once
         self.behind: "Optional[List[Frame]]" = None  # while its first frame has not left: what waits for that
         self.ending = False  # its End is in the queue
         self.queue: "Deque[Union[Frame, _Body]]" = deque()
@@ -295,8 +300,8 @@ class Connection:
             else:
                 call.received += len(frame.payload) if isinstance(frame, FLOWING) else 0
                 call.room -= cost(frame)
-                if call.received > self.max_payload:
-                    raise WireError("more than %d bytes for call %d" % (self.max_payload, frame.id))
+                if call.received > call.most:
+                    raise WireError("more than %d bytes for call %d" % (call.most, frame.id))
                 if call.room < 0:
                     raise WireError("%d bytes above the credit of call %d" % (-call.room, frame.id))
                 if isinstance(frame, frames.Item) and frame.flags:
@@ -336,7 +341,7 @@ class Connection:
             raise WireError("%r is not for the %s to say of a call that is %s" % (frame, speaker, before))
         if before == IDLE:
             self._newest = frame.id
-            self._calls[frame.id] = _Call(after)
+            self._calls[frame.id] = _Call(after, self.max_payload)
         elif after == ENDED:
             self._forget(frame.id)
         elif isinstance(frame, Data) and frame.last and before == SENDING:
@@ -352,6 +357,10 @@ class Connection:
         self._wide -= call.wide
         if call.ring:
             call.queue.clear()  # data_to_send drops it from the line
+
+    def expect_messages(self, id: int) -> None:
+        """Let in the messages of this call, which is a transfer, whatever max_payload is."""
+        self._calls[id].most = max(self.max_payload, LARGEST_MESSAGE)
 
     def used(self, id: int, count: int) -> None:
         """Tell the sender, with what goes out next or with what follows, that *count* bytes of this call were taken."""
