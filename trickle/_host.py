@@ -240,7 +240,7 @@ class Host:
         Args:
           command: a sequence of words, which nobody quotes or splits; with *shell* a string for ``sh``.
           stdin: bytes, or a stream of them, for the process to read; None: nothing.
-          capture_stdout: whether to return what it writes there.
+          capture_stdout: whether to return what it writes there; with stderr, up to *max_payload* bytes.
           capture_stderr: whether to return what it writes there.
           check: whether to raise when it fails.
           shell: whether *command* is a string for the shell over there.
@@ -249,6 +249,7 @@ class Host:
 
         Raises:
           subprocess.CalledProcessError: its exit status is not 0; with ``host``, and the last of its stderr as a note.
+          UnsafeResult: it has written more than is kept, and was ended for it.
           RemoteError: it cannot be started: for one, ``FileNotFoundError``.
           HostLost: the connection died.
         """

@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from trickle._channels import Flow, open_flow
-from trickle._exceptions import HostLost, WorkerDied
+from trickle._exceptions import HostLost, UnsafeResult, WorkerDied
 from trickle._interrupts import one_interrupt
 from trickle._settings import CallOptions
+from trickle._wire import frames
 from trickle._wire.frames import CHUNK
 from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
 
 if TYPE_CHECKING:
     from trickle._host_core import CallRecord, HostCore
 
+LAST_SIGNAL = 64  # of Linux, which has more of them than others
 GRANT = 64 * 1024  # bytes that are taken from a pipe before the other end is told so
 
 StrOrBytesPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
@@ -212,7 +214,10 @@ class RemoteProcess:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, or minus the number of the signal that ended it; None while it runs."""
+        """The exit status, or minus the number of the signal that ended it.
+
+        None while it runs; and for good, if how it ended was never heard, since its host was lost.
+        """
         return self._returncode
 
     async def wait(self) -> int:
@@ -227,7 +232,13 @@ class RemoteProcess:
         return self._returncode
 
     def send_signal(self, sig: signal.Signals | int) -> None:
-        """Send it a signal, if it still runs."""
+        """Send it a signal, if it still runs.
+
+        Raises:
+          ValueError: that is no signal's number.
+        """
+        if not isinstance(sig, int) or not 1 <= sig <= LAST_SIGNAL:
+            raise ValueError(f"sig={sig!r}: the number of a signal is 1 to {LAST_SIGNAL}")
         if self._returncode is None:
             self._flow.post(("signal", 0, int(sig)))
 
@@ -295,6 +306,21 @@ class RemoteProcess:
             return False
         return True
 
+    async def _take_rest(self) -> None:
+        """Its block is over: learn how it ended, from what had come, or from how its call did."""
+        call = self._flow.call
+        with contextlib.suppress(Exception), trio.CancelScope(shield=True):
+            while call.inbox and self._returncode is None:
+                payload = self._flow.link.take_item(call)
+                message = await self._flow.core.read_result(payload, self._flow.options)
+                if not _is_message(message) or not self._take(*message):
+                    break
+        if self._returncode is None and call.verdict == frames.CANCELLED and 0 < call.detail <= 256 + LAST_SIGNAL + 1:
+            status = call.detail - 1
+            self._returncode = status if status < 256 else 256 - status
+        elif self._returncode is None and call.verdict == frames.KILLED:
+            self._returncode = -signal.SIGKILL  # with all that its worker had started
+
 
 def _is_message(message: object) -> bool:
     return type(message) is tuple and [type(part) for part in message[:2]] == [str, int] and len(message) == 3
@@ -330,7 +356,11 @@ async def open_process(
         "env": dict(env) if env is not None else None,
         "keep_tail": keep_tail,
     }
-    async with open_flow(core, "process", len, (_words(command, shell), arguments), {}, options, record=record) as flow:
+    what_to_run = (_words(command, shell), arguments)
+    async with (
+        contextlib.AsyncExitStack() as stack,
+        open_flow(core, "process", len, what_to_run, {}, options, record=record) as flow,
+    ):
         process = RemoteProcess(core.name, flow, command)
         started = await flow.receive()
         if not _is_message(started) or started[0] != "started":
@@ -338,6 +368,7 @@ async def open_process(
         process.pid = started[1]
         process._open_pipes(stdin, stdout, stderr)
         flow.nursery.start_soon(process._attend)
+        stack.push_async_callback(process._take_rest)  # when the flow is over
         yield process
 
 
@@ -375,8 +406,20 @@ async def run_process(
 
     @trio.lowlevel.enable_ki_protection
     async def capture(number: int, stream: trio.abc.ReceiveStream) -> None:
+        nonlocal raised
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # which process.wait() raises too
             async for data in stream:
+                size = sum(map(len, captured.values())) + len(data)
+                if size > core.settings.max_payload:
+                    raised = UnsafeResult(
+                        f"{core.name}: {size} bytes or more of output are more than max_payload"
+                        f" ({core.settings.max_payload}) lets run_process keep; the process was ended: read it as it"
+                        " comes, with open_process, have the command write to a file and fetch that, or raise max_payload"
+                        " in open_host",
+                        host=core.name,
+                    )
+                    nursery.cancel_scope.cancel()
+                    return
                 captured[number] += data
 
     @trio.lowlevel.enable_ki_protection
@@ -418,7 +461,7 @@ async def run_process(
                 try:
                     await process.wait()
                 except Exception as exc:
-                    raised = exc
+                    raised = raised or exc
                     nursery.cancel_scope.cancel()
                 giving.cancel()
         if raised is not None:

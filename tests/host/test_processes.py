@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -300,3 +301,83 @@ async def test_a_command_that_kills_our_process_over_there_is_told_by_its_class(
             await host.run_process(["sh", "-c", "kill -9 $PPID; sleep 3600"])
 
         assert (caught.value.host, caught.value.signal) == ("here", 9)
+
+
+async def test_what_is_captured_is_bounded() -> None:
+    async with trickle.open_host(local(), max_payload=100_000) as host:
+        done = await host.run_process(["head", "-c", "100000", "/dev/zero"], capture_stdout=True)
+        assert len(done.stdout) == 100_000
+        for command in ("yes", "yes >&2", "head -c 60000 /dev/zero; head -c 60000 /dev/zero >&2; sleep 3600"):
+            with pytest.raises(
+                trickle.UnsafeResult, match=r"here: .* max_payload \(100000\) .* open_process"
+            ) as caught:
+                await host.run_process(command, shell=True, capture_stdout=True, capture_stderr=True)
+            assert caught.value.host == "here"
+
+        assert await host.call(work.add, 1, 2) == 3
+        assert host.statistics().open == 0
+
+
+async def test_how_a_process_ended_is_known_after_its_block(far: trickle.abc.Tunnel, shared: Path) -> None:
+    script = f"trap '' TERM; echo > {shared}/deaf; while :; do sleep 0.01; done"
+
+    async with trickle.open_host(far) as host:
+        async with host.open_process(["sleep", "3600"]) as left:
+            pass
+        async with host.open_process(
+            ["sh", "-c", "trap 'exit 3' TERM; echo; while :; do sleep 0.01; done"], stdout=PIPE
+        ) as clean:
+            assert clean.stdout is not None
+            await clean.stdout.receive_some()
+        with trio.CancelScope() as scope:
+            async with host.options(grace_period=0.1).open_process(["sh", "-c", script]) as deaf:
+                await file_appears(shared / "deaf")
+                scope.cancel()
+                await trio.sleep_forever()
+        async with host.open_process("yes & exec yes >&2", shell=True, stdout=PIPE, stderr=PIPE) as loud:
+            assert loud.stderr is not None
+            await loud.stderr.receive_some()
+
+        assert (left.returncode, clean.returncode, deaf.returncode) == (-signal.SIGTERM, 3, -signal.SIGKILL)
+        assert loud.returncode == -signal.SIGTERM
+        assert await left.wait() == -signal.SIGTERM
+        assert host.statistics().verdicts == {"cancelled": 3, "killed": 1}
+
+
+async def test_what_is_no_signal_is_refused_and_what_is_none_over_there_does_nothing() -> None:
+    async with trickle.open_host(local()) as host, host.open_process(["cat"], stdin=PIPE) as process:
+        assert process.stdin is not None
+        for number in (0, -9, 65, 9999):
+            with pytest.raises(ValueError, match="1 to 64"):
+                process.send_signal(number)
+        process._flow.post(("signal", 0, 9999))
+        await process.stdin.aclose()
+
+        assert await process.wait() == 0
+
+
+async def test_another_tasks_aclose_of_the_host_closes_its_processes() -> None:
+    async with trickle.open_host(local()) as host:
+
+        async def run() -> None:
+            await host.run_process(["sleep", "3600"])
+
+        async def fill(stream: trio.abc.SendStream) -> None:
+            while True:
+                await stream.send_all(bytes(100_000))
+
+        async def expect(what: Callable[..., Awaitable[object]], *args: object) -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await what(*args)
+
+        opened = host.open_process(["sleep", "3600"], stdin=PIPE, stdout=PIPE)
+        async with opened as process, trio.open_nursery() as nursery:
+            assert process.stdin is not None and process.stdout is not None
+            nursery.start_soon(expect, run)
+            nursery.start_soon(expect, process.wait)
+            nursery.start_soon(expect, process.stdout.receive_some)
+            nursery.start_soon(expect, fill, process.stdin)
+            while host.statistics().calls_running < 2:
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await host.aclose()

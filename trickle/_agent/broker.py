@@ -90,7 +90,7 @@ STACK_PATIENCE = 1.0  # seconds in which it has to come; a process that is stopp
 TERM_TO_KILL = 0.2  # seconds
 OUTPUT_LIMIT = CREDIT  # bytes of one call that wait for the pipe: above, its worker is not read
 WARNING, INFO = 30, 20  # as logging has them
-TAINTED, PRINTED = 1, 2  # in the detail of a worker's End
+TAINTED, PRINTED, FLAGS = 1, 2, 8  # in the detail of a worker's End; the last is how many bits they have
 LONGEST_POLL = 60000.0  # milliseconds
 WAKE_AGAIN = (0.01, 0.05, 0.2, 1.0)  # seconds between signals to a worker that was asked to stop
 FORK_AGAIN = 0.1  # seconds after this machine had no descriptors or processes to give
@@ -796,7 +796,8 @@ class Broker:
             self._finish_lines(worker)
         verdict = CANCELLED if task.torn else frame.verdict
         payload = worker.read_stack() if verdict == CANCELLED else frame.payload
-        if not self._step(task, TAINTED_ANSWER if frame.detail & TAINTED else ANSWER, verdict, 0, payload):
+        answer, detail = TAINTED_ANSWER if frame.detail & TAINTED else ANSWER, frame.detail >> FLAGS
+        if not self._step(task, answer, verdict, detail, payload):
             raise WireError("it answered a call that is %s" % task.state)
         if worker.task is None:
             self._go_on(worker)

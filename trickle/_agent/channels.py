@@ -65,6 +65,10 @@ class Channel(remote.Channel):
                 raise EOFError("the other end sends nothing more")
             self._worker.wait_for_items(self._id, deadline)
 
+    def tell_exit(self, returncode: int) -> None:
+        """Have the end of a call that is cancelled, of which no thing is sent any more, say how its process ended."""
+        self._worker.detail = 1 + (256 - returncode if returncode < 0 else returncode)
+
     def fileno(self) -> int:
         """What is readable when something may have come."""
         return self._worker.link.fileno()

@@ -3,6 +3,7 @@
 Each pipe has a credit of its own, so that one whose reader does not read holds no other up.
 """
 
+import errno
 import os
 import select
 import subprocess
@@ -73,9 +74,12 @@ class Process:
     def end(self) -> None:
         """Ask it to end, and wait until it has: after the grace period it is killed, and we are."""
         process = getattr(self, "process", None)
-        if process is not None and process.returncode is None:
+        if process is None:
+            return
+        if process.returncode is None:
             process.terminate()
             process.wait()
+        self.channel.tell_exit(process.returncode)
 
     def _wait_for_end(self) -> None:
         try:
@@ -144,7 +148,14 @@ class Process:
             elif order == "more":
                 self.credit[number] += value
             elif order == "signal" and self.process.returncode is None:
-                self.process.send_signal(value)
+                self._signal(value)
+
+    def _signal(self, number: int) -> None:
+        try:
+            self.process.send_signal(number)
+        except OSError as exc:
+            if exc.errno != errno.EINVAL:  # this system has no such signal
+                raise
 
     def _write(self) -> None:
         """Give the process what its stdin takes."""

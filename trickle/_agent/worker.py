@@ -51,6 +51,7 @@ MOST_FRAMES = 100  # of a stack, as faulthandler has it
 PIPE_HOLDS = 4096  # bytes, at the least
 TAINTED = 1  # in End.detail: CallCancelled was raised in this worker, so that it must not be used again
 PRINTED = 2  # in End.detail: something is in the pipes that stdout and stderr lead to
+FLAGS = 8  # bits of End.detail; above them is what the controller is told
 FIONREAD: "Optional[int]" = getattr(termios, "FIONREAD", None)
 NOTHING = bytes(4)  # what FIONREAD says of an empty pipe
 READ_SIZE = CHUNK + 1024  # a frame; a buffer of more than 128 KiB would be mapped and unmapped each time
@@ -74,6 +75,7 @@ class Worker:
         self._bundle: "List[bytes]" = []
         self._decoder = Decoder(views=LARGE)
         self._most = self.max_payload  # bytes that this call's answer may take
+        self.detail = 0  # what the controller is told with its verdict: how a process ended
         self._running = False
         self._has_printed = False
         self._returned: "List[Call]" = []
@@ -263,7 +265,7 @@ class Worker:
         *before, last = list(frames.chunks(pieces)) or [b""]
         parts: "List[frames.Frame]" = [Data(id, 0, 0, part) for part in before]
         self._has_printed = _has_printed()
-        detail = (TAINTED if self._tainted else 0) | (PRINTED if self._has_printed else 0)
+        detail = (TAINTED if self._tainted else 0) | (PRINTED if self._has_printed else 0) | self.detail << FLAGS
         parts.append(End(id, verdict, detail, last))
         self.send(*parts)
 
@@ -272,6 +274,7 @@ class Worker:
     def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
         self._raised = self._tainted = self._importing = False
         self._most = self.max_payload
+        self.detail = 0
         if self._items:
             for old in [each for each in self._items if each < id]:
                 del self._items[old]
