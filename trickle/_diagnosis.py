@@ -250,6 +250,8 @@ def connect_error(
 def cannot_run(host: str, what: str, exc: OSError, stage: str) -> ConnectError:
     """The ConnectError for a tunnel whose command could not be started."""
     cause = NOT_INSTALLED if isinstance(exc, FileNotFoundError) else NOT_RUN
+    if relay := getattr(exc, "host", ""):  # which was to run it
+        cause = dataclasses.replace(cause, advice=cause.advice.replace("this machine", relay))
     error = _error(cause, {"what": repr(what), "why": exc.strerror or repr(exc)}, host)
     error.stage = stage
     error.__cause__ = exc

@@ -18,7 +18,9 @@ import trio
 
 from trickle._agent import file_source, file_target, files
 from trickle._channels import Flow, open_flow
+from trickle._exceptions import UnsafeResult
 from trickle._settings import CallOptions, is_count
+from trickle._wire.connection import LARGEST_MESSAGE
 
 if TYPE_CHECKING:
     from trickle._host_core import CallRecord, HostCore
@@ -28,7 +30,6 @@ T = TypeVar("T")
 Progress: TypeAlias = "Callable[[int, int | None], object]"
 Local: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | AsyncIterable[bytes]"
 StrOrBytesPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
-MAX_MESSAGE = 64 * 2**20  # bytes: more than the hashes of a file's blocks, or the names of files, in one message take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,6 +167,8 @@ async def _chunks(local: Any, stepper: _Stepper) -> AsyncGenerator[bytes, None]:
     if hasattr(local, "__aiter__"):
         try:
             async for data in local:
+                if not isinstance(data, bytes | bytearray | memoryview):
+                    raise TypeError(f"{local!r} gives {type(data).__name__}: it is to give bytes")
                 for start in range(0, len(data), files.BATCH):
                     yield bytes(data[start : start + files.BATCH])
         finally:
@@ -206,6 +209,13 @@ async def fetch(
                 what, value = message
                 if what == "list":
                     await _send(flow, await _obey(flow, stepper, target.have, value))
+                    most = max(core.settings.max_payload, LARGEST_MESSAGE)
+                    if target.listed > most:
+                        raise UnsafeResult(
+                            f"{core.name}: a list of {len(target.entries)} files and more, which takes more than"
+                            f" {most} bytes here; fetch parts of that tree, or raise max_payload in open_host",
+                            host=core.name,
+                        )
                     continue
                 await _obey(flow, stepper, target.write, value)
                 if how.progress is not None:
@@ -280,7 +290,7 @@ def _done_by(ops: list[files.Op], entries: list[files.Entry]) -> int:
 
 
 def _for_transfers(options: CallOptions) -> CallOptions:
-    return options.replace(max_result=MAX_MESSAGE, trust="data", allow=())
+    return options.replace(max_result=LARGEST_MESSAGE, trust="data", allow=())
 
 
 def _result(flow: Flow, about: Any, special: Any) -> TransferResult:

@@ -24,7 +24,7 @@ from trickle._fan_out import FanOut, Give, Outcome, Verb, channel_of
 from trickle._files import Progress, TransferOptions, TransferResult, fetch, put
 from trickle._host import Host
 from trickle._host_core import CallRecord, HostCore, HostStatistics, Packed
-from trickle._host_names import matching
+from trickle._host_names import as_file_name, matching
 from trickle._interrupts import one_interrupt
 from trickle._module_policy import ModulePolicy
 from trickle._processes import Command, StrOrBytesPath, run_process
@@ -330,7 +330,8 @@ class Group(Mapping[str, Host]):
         """Bring a file or a directory from every host; see ``Host.fetch``.
 
         Args:
-          local: the path, in which ``{host}`` stands for each host's name.
+          local: the path, in which ``{host}`` stands for each host's name; ``/`` and ``%`` in one become ``%2F`` and
+            ``%25``, as in URLs, so that no two are the same.
 
         Raises:
           ValueError: there is no ``{host}`` in *local*: each host's file would replace the one before.
@@ -342,7 +343,7 @@ class Group(Mapping[str, Host]):
         how = TransferOptions(mode, preserve, fsync, resume, progress, max_size)
 
         async def bring(host: Host, record: CallRecord) -> TransferResult:
-            path = where.replace("{host}", host.name.replace("/", "_"))
+            path = where.replace("{host}", as_file_name(host.name))
             return await fetch(host._core, host._options, remote, path, how, record)
 
         return await self._on_each(bring)

@@ -61,6 +61,13 @@ def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
     return found
 
 
+def as_file_name(name: str) -> str:
+    """A host's name as that of one file in a directory: another one for each."""
+    if name in (".", ".."):
+        return name.replace(".", "%2E")
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
 def _split(pattern: str) -> list[str]:
     """The parts between commas that are outside of brackets."""
     parts = [part.strip() for part in re.split(r",(?![^\[\]]*\])", pattern)]

@@ -414,8 +414,8 @@ async def run_process(
                     raised = UnsafeResult(
                         f"{core.name}: {size} bytes or more of output are more than max_payload"
                         f" ({core.settings.max_payload}) lets run_process keep; the process was ended: read it as it"
-                        " comes, with open_process, have the command write to a file and fetch that, or raise max_payload"
-                        " in open_host",
+                        " comes, with open_process, have the command write to a file and fetch that, or raise"
+                        " max_payload in open_host",
                         host=core.name,
                     )
                     nursery.cancel_scope.cancel()

@@ -91,7 +91,9 @@ class Relay:
         try:
             process: RelayedProcess = await self._nursery.start(self._hold, argv)
         except (ConnectError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise OSError(0, str(exc)) from exc
+            failed = OSError(0, str(exc))
+            failed.host = self._core.name  # type: ignore[attr-defined]  # as errors from over there have it
+            raise failed from exc
         return process
 
     @trio.lowlevel.enable_ki_protection

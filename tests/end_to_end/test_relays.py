@@ -78,6 +78,12 @@ async def test_a_host_beyond_a_relay_that_cannot_be_reached_says_why() -> None:
         with pytest.raises(trickle.ConnectError, match="cannot run 'no-such-program'"):
             async with relay.open_host(trickle.Command(["no-such-program"])):
                 pass
+        with pytest.raises(trickle.ConnectError, match="is it installed on relay\\?"):
+            async with relay.open_host(trickle.Command(["no-such-program"])):
+                pass
+        with pytest.raises(trickle.ConnectError, match="may run it on relay"):
+            async with relay.open_host(trickle.Command(["/"], name="beyond")):
+                pass
 
         assert await relay.call(work.add, 1, 2) == 3
 

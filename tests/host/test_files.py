@@ -12,7 +12,8 @@ import pytest
 import trio
 
 import trickle
-from tests import flows
+import trickle._files
+from tests import flows, work
 from tests.hosts import local
 from trickle._agent import file_source, file_target, files
 
@@ -61,6 +62,9 @@ async def test_contents_may_come_from_anywhere(tmp_path: Path) -> None:
         for number in range(3):
             yield b"%d" % number
 
+    async def texts() -> AsyncIterator[str]:
+        yield "text"
+
     async with trickle.open_host(local()) as host:
         for name, contents, expected in (
             ("bytes", b"some bytes", b"some bytes"),
@@ -72,6 +76,8 @@ async def test_contents_may_come_from_anywhere(tmp_path: Path) -> None:
             assert (done.checksum, done.size) == (sum_of(expected), len(expected))
         with pytest.raises(TypeError, match="binary mode"):
             await host.put(io.StringIO("text"), tmp_path / "text")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="gives str: .* bytes"):
+            await host.put(texts(), tmp_path / "text")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="cannot be put"):
             await host.put(42, tmp_path / "number")  # type: ignore[arg-type]
 
@@ -155,6 +161,61 @@ def test_a_target_is_told_of_what_is_the_same_while_the_rest_is_compared(tmp_pat
 
     assert len(messages) > 3
     assert sum(op[1] for ops in messages for op in ops if op[0] == files.SAME) == 255 * files.BLOCK
+
+
+async def test_what_is_synced_is_all_that_the_names_lead_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def listen(fd: int) -> None:
+        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", listen)
+    (tmp_path / "tree" / "below").mkdir(parents=True)
+    (tmp_path / "tree" / "below" / "file").write_text("x")
+    async with trickle.open_host(local()) as host:
+        await host.fetch(tmp_path / "tree", tmp_path / "new", fsync=True)
+        assert {".", "new", "new/below"} <= set(synced)
+
+        synced.clear()
+        await host.fetch(tmp_path / "tree", tmp_path / "new", fsync=True)  # all of it is there already
+        assert sorted(synced) == [".", "new", "new/below", "new/below/file"]
+
+        synced.clear()
+        await host.fetch(tmp_path / "tree" / "below" / "file", tmp_path / "new" / "below" / "file", fsync=True)
+        assert sorted(synced) == ["new/below", "new/below/file"]
+
+        synced.clear()
+        await host.fetch(tmp_path / "tree", tmp_path / "new")
+        assert synced == []
+
+
+async def test_a_list_of_files_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trickle._files, "LARGEST_MESSAGE", 140_000)  # else 64 MiB
+    for number in range(1000):
+        (tmp_path / "tree" / f"{number:0100}").mkdir(parents=True)
+
+    async with trickle.open_host(local(), max_payload=150_000) as host:
+        with pytest.raises(trickle.UnsafeResult, match="takes more than 150000 bytes here; fetch parts"):
+            await host.fetch(tmp_path / "tree", tmp_path / "back")
+        assert await host.call(work.add, 1, 2) == 3
+
+
+async def test_transfers_need_no_large_max_payload(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(300):
+        (tmp_path / "tree" / f"{number:0100}").write_text("x")
+    (tmp_path / "tree" / "large").write_bytes(os.urandom(2_000_000))
+
+    async with trickle.open_host(local(), max_payload=3000) as host:
+        for _ in range(2):  # the second time all names are in the result
+            put = await host.put(tmp_path / "tree", tmp_path / "there")
+            fetched = await host.fetch(tmp_path / "there", tmp_path / "back")
+        ran = await host.run_process(["wc", "-c"], stdin=bytes(1_000_000), capture_stdout=True)
+
+    assert len(put.skipped) == len(fetched.skipped) == 301
+    assert ran.stdout == b"1000000\n"
 
 
 async def test_modes_and_times_are_kept_or_given(tmp_path: Path) -> None:
@@ -511,6 +572,18 @@ def test_contents_come_out_of_a_message_as_they_went_in() -> None:
 
 
 # ---- groups
+
+
+async def test_each_host_of_a_group_has_a_file_of_its_own_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("x")
+    names = ["a/b", "a_b", "a%2Fb", "..", "plain"]
+    (tmp_path / "here").mkdir()
+
+    async with trickle.open_group([local(name) for name in names]) as group:
+        fetched = (await group.fetch(tmp_path / "there", f"{tmp_path}/here/{{host}}")).unwrap()
+
+    assert sorted(os.listdir(tmp_path / "here")) == ["%2E%2E", "a%252Fb", "a%2Fb", "a_b", "plain"]
+    assert fetched["a/b"].path == f"{tmp_path}/here/a%2Fb"
 
 
 async def test_groups_have_the_same_verbs(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ class Target:
 
     Attributes:
       total: bytes of all the files that were listed so far.
+      listed: bytes that the list of them takes, about.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Target:
         self.check = check
         self.entries: "List[Entry]" = []
         self.total = 0
-        self._listed = 0  # bytes that the list of them takes, about
+        self.listed = 0
         self._skipped: "List[bytes]" = []
         self._sums: "List[Tuple[bytes, bytes]]" = []
         self._received = 0
@@ -85,8 +86,8 @@ class Target:
         number = len(self.entries)
         self.entries.append(entry)
         path = self._at(below)
-        self._listed += ENTRY_SIZE + len(below) + len(entry[5])
-        self._check_size(self._listed - LIST_SIZE, path, "a list of files, beyond %d bytes: " % LIST_SIZE)
+        self.listed += ENTRY_SIZE + len(below) + len(entry[5])
+        self._check_size(self.listed - LIST_SIZE, path, "a list of files, beyond %d bytes: " % LIST_SIZE)
         if kind == DIRECTORY:
             with self._doing("this directory was made", path):
                 self._make_directory(below, path, entry)
@@ -281,6 +282,8 @@ class Target:
                     self.check()
                     checksum.update(data)
                 self._dress(fd, entry)
+                if self.options["fsync"]:
+                    os.fsync(fd)
         self._size += entry[2]
         self._skipped.append(entry[0])
         self._sums.append((entry[0], checksum.digest()))
@@ -334,6 +337,9 @@ class Target:
                     self._dress(path, entry)
                     if self.options["fsync"]:
                         file_writing.sync_directory(path)
+        if self.options["fsync"] and self.entries and (self.entries[0][1] == DIRECTORY or self._skipped):
+            with self._doing("its name was written to the disk", self.path):
+                file_writing.sync_directory(os.path.dirname(os.path.abspath(self.path)))
         return {
             "path": self.path,
             "size": self._size,
