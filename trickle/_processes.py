@@ -237,8 +237,8 @@ class RemoteProcess:
         Raises:
           ValueError: that is no signal's number.
         """
-        if not isinstance(sig, int) or not 1 <= sig <= LAST_SIGNAL:
-            raise ValueError(f"sig={sig!r}: the number of a signal is 1 to {LAST_SIGNAL}")
+        if not isinstance(sig, int) or not 0 <= sig <= LAST_SIGNAL:
+            raise ValueError(f"sig={sig!r}: the number of a signal is 1 to {LAST_SIGNAL}, or 0 for none")
         if self._returncode is None:
             self._flow.post(("signal", 0, int(sig)))
 

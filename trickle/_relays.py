@@ -86,11 +86,11 @@ class Relay:
         """Run a tunnel's command over there.
 
         Raises:
-          OSError: it cannot be run, or the relay is lost.
+          OSError: it cannot be run, or the relay is lost, or in memory.
         """
         try:
             process: RelayedProcess = await self._nursery.start(self._hold, argv)
-        except (ConnectError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+        except (ConnectError, trio.BrokenResourceError, trio.ClosedResourceError, NotImplementedError) as exc:
             failed = OSError(0, str(exc))
             failed.host = self._core.name  # type: ignore[attr-defined]  # as errors from over there have it
             raise failed from exc

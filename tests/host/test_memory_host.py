@@ -578,3 +578,12 @@ async def test_a_silence_is_noticed_whatever_the_clock_rounds_to(autojump_clock:
     async with open_memory_host(faults=faults, heartbeat=3, lease=12) as host:
         with pytest.raises(trickle.HostLost, match="nothing was heard"):
             await host.call(trio.sleep, 100)
+
+
+async def test_a_host_in_memory_leads_to_no_others() -> None:
+    async with open_memory_host(name="relay") as host:
+        with pytest.raises(trickle.ConnectError, match="inner: cannot run .*relay: .*a host in memory has no processes"):
+            async with host.open_host(trickle.Local("inner")):
+                pass
+
+        assert await host.call(abs, -3) == 3

@@ -347,7 +347,7 @@ async def test_how_a_process_ended_is_known_after_its_block(far: trickle.abc.Tun
 async def test_what_is_no_signal_is_refused_and_what_is_none_over_there_does_nothing() -> None:
     async with trickle.open_host(local()) as host, host.open_process(["cat"], stdin=PIPE) as process:
         assert process.stdin is not None
-        for number in (0, -9, 65, 9999):
+        for number in (-9, 65, 9999):
             with pytest.raises(ValueError, match="1 to 64"):
                 process.send_signal(number)
         process._flow.post(("signal", 0, 9999))
