@@ -18,7 +18,7 @@ from trickle._backoff import backoff
 from trickle._exceptions import CallTimeout, ConnectError, HostLost, NotNeeded, RemoteError, WorkerDied
 from trickle._host import Host
 from trickle._host_core import CallRecord
-from trickle._interrupts import one_interrupt
+from trickle._interrupts import add_notes_of, one_interrupt
 from trickle._progress import Board
 from trickle._results import Failure, Success
 from trickle._settings import GroupOptions
@@ -272,8 +272,7 @@ async def channel_of(
     except trio.Cancelled as exc:  # of a scope around all this: what the body raised on its way out goes first
         if raised is None:
             raise
-        for note in getattr(exc, "__notes__", ()):  # where calls were at its deadline
-            raised.add_note(note)
+        add_notes_of(exc, raised)
     if raised is None:
         raised = failed
     if raised is not None:

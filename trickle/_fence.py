@@ -25,6 +25,7 @@ try:
 except ImportError:
     resource = None  # type: ignore[assignment]
 
+LEAST = 2 * 2**20  # bytes that a further piece of code has to have: more than what CPython asks for at once
 _STATM = Path("/proc/self/statm")  # in pages
 _Value = TypeVar("_Value")
 _exclusively = threading.RLock()  # garbage collection, the memory's limit and a rehearsal's ledger are all threads'
@@ -97,6 +98,7 @@ class Fence:
 
     def __init__(self, size: int | None) -> None:
         self._left = size
+        self._least = 0  # for the first piece
 
     def undisturbed(self, fn: Callable[..., _Value], *args: object) -> _Value:
         """Call *fn* without garbage collection."""
@@ -106,6 +108,9 @@ class Fence:
             try:
                 if self._left is None:
                     return fn(*args)
+                if self._left < self._least:
+                    raise MemoryError  # at the fence everything takes long, and each piece finds some memory more
+                self._least = LEAST
                 before = _size()
                 with memory_fence(self._left):
                     value = fn(*args)

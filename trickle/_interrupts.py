@@ -22,9 +22,16 @@ def one_interrupt() -> Iterator[None]:
             raise KeyboardInterrupt from group
         assert cancelled is not None
         first, *others_too = _leaves(cancelled)
-        for note in dict.fromkeys(note for leaf in others_too for note in getattr(leaf, "__notes__", ())):
-            first.add_note(note)  # such as where a call was at its deadline
+        for leaf in others_too:
+            add_notes_of(leaf, first)
         raise first from None
+
+
+def add_notes_of(exc: BaseException, to: BaseException) -> None:
+    """Add what the notes on *exc* say beyond those that are there, such as where a call was at its deadline."""
+    for note in getattr(exc, "__notes__", ()):
+        if isinstance(note, str) and note not in getattr(to, "__notes__", ()):
+            to.add_note(note)
 
 
 def _leaves(exc: BaseException) -> Iterator[BaseException]:

@@ -9,6 +9,9 @@ from trickle._pickle_budget import Refused
 
 LONG_TEXT: Final = 512  # bytes; below, comparing two texts takes no longer than reading an opcode
 SLICE: Final = 128 * 1024  # bytes: going through these takes a few milliseconds
+PIECE: Final = (
+    16 * 1024
+)  # bytes: making these takes no longer where there is no memory left, and each object has to ask
 
 # Kinds of opcodes, as bits: what is in a pickle decides whether to rehearse it.
 KEYS: Final = 1  # something is hashed, or stored by index

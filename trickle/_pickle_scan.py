@@ -18,6 +18,7 @@ from trickle._pickle_opcodes import (
     KIND_OF,
     LENGTH_BYTES,
     LONG1,
+    PIECE,
     SHORT,
     SLICE,
     STOP,
@@ -92,7 +93,7 @@ def scan(data: bytes, most: int | None = None) -> Generator[None, None, Scanned]
         if found != looked_for:
             looked_for, run = found, run_of(found).match
             short = SHORT + LONG1 if found & COSTLY else SHORT
-        start, position = position, run(data, position, position + SLICE).end()  # type: ignore[union-attr]
+        start, position = position, run(data, position, position + PIECE).end()  # type: ignore[union-attr]
         if position >= size - 1:
             if position == size - 1 and data[position] == STOP:
                 break

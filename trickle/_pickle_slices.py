@@ -7,21 +7,25 @@ runs only while somebody waits for it: that is as if reading were a generator.
 
 from __future__ import annotations
 
-import queue
+import os
+import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Generator
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
-import outcome
 import trio
 
 from trickle._fence import Fence
 from trickle._pickle_budget import Refused
-from trickle._pickle_opcodes import SLICE, frame_of
+from trickle._pickle_opcodes import PIECE, SLICE, frame_of
 from trickle._pickle_scan import parts
 
 TURN: Final = 2_000_000  # nanoseconds; then others have theirs
+
+# Bytes, as main threads have or more: what is nested as deeply as MAX_NESTABLE allows may be freed in there.
+STACK_SIZE: Final = 16 * 2**20
 
 _Value = TypeVar("_Value")
 Slices = list[bytes | bytearray]
@@ -38,23 +42,27 @@ class Cutter:
     def __init__(self) -> None:
         self.slices: Slices = []
         self._last = bytearray()
+        self._added = 0
 
     def add(self, opcodes: bytes) -> bool:
-        """Add some that are whole.  Returns whether that has begun a new slice."""
+        """Add some that are whole.  Returns whether it is time for others to have a turn."""
         if len(opcodes) >= SLICE:  # a long argument, of which there is to be no other copy
             self.slices.append(opcodes)
             self._last = bytearray()
-            return True
-        is_new = not self._last or len(self._last) >= SLICE
-        if is_new:
-            self._last = bytearray()
-            self.slices.append(self._last)
-        self._last += opcodes
-        return is_new
+        else:
+            if not self._last or len(self._last) >= PIECE:
+                self._last = bytearray()
+                self.slices.append(self._last)
+            self._last += opcodes
+        self._added += len(opcodes)
+        if self._added < SLICE:
+            return False
+        self._added = 0
+        return True
 
 
 def cut_up(data: bytes, runs: array[int]) -> Generator[None, None, Slices]:
-    """Return the opcodes of *data*, which has these *runs*, in slices.  Yields after each."""
+    """Return the opcodes of *data*, which has these *runs*, in slices.  Yields after each `SLICE` or so."""
     cutter = Cutter()
     for start, end, _ in parts(data, runs):
         if cutter.add(data[start:end]):
@@ -127,10 +135,10 @@ class Loader(NamedTuple):
         file.pause = elsewhere.pause
         try:
             fence.undisturbed(run, elsewhere.go_on)
-            while elsewhere.ended is None:
+            while not elsewhere.has_ended:
                 yield
                 fence.undisturbed(run, elsewhere.go_on)
-            return elsewhere.ended.unwrap()
+            return elsewhere.result()
         finally:
             elsewhere.abandon()
 
@@ -150,41 +158,80 @@ class _Abandoned(BaseException):
 class _Elsewhere(Generic[_Value]):
     """A call in a thread that runs only while this one waits for it.
 
+    The turns are handed over by locks, and what became of it is stored, without asking for memory: the call may have
+    ended because there is none.
+
     Attributes:
-      ended: what became of it, when it has ended.
+      has_ended: whether it has.
     """
 
+    __slots__ = (
+        "_error",
+        "_fn",
+        "_has_stopped",
+        "_is_abandoned",
+        "_may_go",
+        "_pid",
+        "_runs",
+        "_until",
+        "_value",
+        "has_ended",
+    )
+
     def __init__(self, fn: Callable[[], _Value]) -> None:
-        self._fn = fn
-        self.ended: outcome.Outcome[_Value] | None = None
+        self._fn: Callable[[], _Value] | None = fn
+        self._value: _Value | None = None
+        self._error: BaseException | None = None
+        self.has_ended = False
+        # Whoever gets one of these looks at `_runs`: after an interrupt there may be one more than was waited for.
         self._runs = False
-        # Whoever gets something looks at `_runs` first: after an interrupt there may be more than was waited for.
-        self._may_go: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._has_stopped: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._may_go, self._has_stopped = threading.Lock(), threading.Lock()
+        self._may_go.acquire()
+        self._has_stopped.acquire()
         self._is_abandoned = False
         self._until = 0
-        trio.lowlevel.start_thread_soon(self._work, self._end, "trickle: reading a result")
+        self._pid = os.getpid()
+        thread = threading.Thread(target=self._work, name="trickle: reading a result", daemon=True)
+        usual = threading.stack_size(STACK_SIZE)
+        try:
+            thread.start()
+        finally:
+            threading.stack_size(usual)
 
     @trio.lowlevel.enable_ki_protection
     def go_on(self) -> None:
         """Let it run until it pauses or ends, also when a signal's handler raises something meanwhile."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("this process was forked while a result was read, and has no such thread")
         interrupt = None
         self._until = time.monotonic_ns() + TURN
         self._runs = True
+        if self._may_go.locked():
+            self._may_go.release()
         while self._runs:
             try:
-                self._may_go.put(None)
-                self._has_stopped.get()
+                self._has_stopped.acquire()
             except BaseException as exc:
                 interrupt = exc
         if interrupt is not None:
             raise interrupt
 
+    def result(self) -> _Value:
+        """What it returned, or raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
     def abandon(self) -> None:
-        """See that it ends."""
+        """See that it ends, and the thread with it, if there is one: not in a process that was forked meanwhile."""
         self._is_abandoned = True
-        while self.ended is None:
+        if os.getpid() != self._pid or sys.is_finalizing():
+            return  # and waits for nobody
+        while not self.has_ended:
             self.go_on()
+        self._runs = True
+        if self._may_go.locked():
+            self._may_go.release()
 
     # ---- in that thread
 
@@ -196,18 +243,23 @@ class _Elsewhere(Generic[_Value]):
             if self._is_abandoned:
                 raise _Abandoned
 
-    def _work(self) -> _Value:
+    def _work(self) -> None:
         self._wait()
-        return self._fn()
-
-    def _end(self, ended: outcome.Outcome[_Value]) -> None:
-        self.ended = ended
+        try:
+            self._value = self._fn()  # type: ignore[misc]
+        except BaseException as exc:
+            self._error = exc
+            exc.__traceback__ = exc.__context__ = None  # and so all that was made, for which there may be no room
+        self._fn = None
+        self.has_ended = True
         self._stop()
+        self._wait()  # until there is memory for a thread's end
 
     def _wait(self) -> None:
         while not self._runs:
-            self._may_go.get()
+            self._may_go.acquire()
 
     def _stop(self) -> None:
         self._runs = False
-        self._has_stopped.put(None)
+        if self._has_stopped.locked():
+            self._has_stopped.release()

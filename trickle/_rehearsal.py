@@ -68,7 +68,7 @@ def with_stand_ins(
 ) -> Generator[None, None, Slices]:
     """Return *data*, which has these *runs*, with requests for stand-ins for what is costly as a key.
 
-    Yields after each slice.
+    Yields after each `SLICE` or so.
 
     Args:
       rewrite: returns a part of a run with such requests, and whatever else is to change.

@@ -582,7 +582,9 @@ async def test_a_silence_is_noticed_whatever_the_clock_rounds_to(autojump_clock:
 
 async def test_a_host_in_memory_leads_to_no_others() -> None:
     async with open_memory_host(name="relay") as host:
-        with pytest.raises(trickle.ConnectError, match="inner: cannot run .*relay: .*a host in memory has no processes"):
+        with pytest.raises(
+            trickle.ConnectError, match="inner: cannot run .*relay: .*a host in memory has no processes"
+        ):
             async with host.open_host(trickle.Local("inner")):
                 pass
 

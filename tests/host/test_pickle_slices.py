@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +34,8 @@ def small_slices(patch: pytest.MonkeyPatch, size: int = 64) -> None:
     patch.setattr(_unpickling, "SMALL", 0)
     for module in (_pickle_scan, _pickle_slices, _unpickling):
         patch.setattr(module, "SLICE", size)
+    for module in (_pickle_scan, _pickle_slices):
+        patch.setattr(module, "PIECE", size)
     patch.setattr(_pickle_slices, "TURN", 0)
 
 
@@ -98,7 +101,7 @@ def test_a_slice_is_of_whole_opcodes_and_frames_are_left_out() -> None:
     slices = slices_of(data)
 
     assert data.count(b"\x95") > 10
-    assert all(len(each) < 2 * _pickle_slices.SLICE for each in slices if b"x" * 300_000 not in each)
+    assert all(len(each) < 2 * _pickle_slices.PIECE for each in slices if b"x" * 300_000 not in each)
     assert pickle.loads(b"\x80\x04" + b"".join(slices)) == [LARGE, b"x" * 300_000, LARGE]
     assert pickle.Unpickler(File(slices)).load() == [LARGE, b"x" * 300_000, LARGE]
 
@@ -166,7 +169,8 @@ def test_what_is_abandoned_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPat
 
     reading.close()
 
-    assert busy_threads() == 0
+    while busy_threads():  # it ends by itself
+        time.sleep(0.001)
 
 
 def test_what_is_read_in_two_loops_keeps_its_own_account(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,12 +211,70 @@ def test_ctrl_c_waits_for_the_end_of_the_slice() -> None:
 
 
 def test_where_there_is_no_thread_it_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def start_thread_soon(*args: object) -> NoReturn:
+    def start(thread: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(_pickle_slices.trio.lowlevel, "start_thread_soon", start_thread_soon)
+    monkeypatch.setattr(_pickle_slices.threading.Thread, "start", start)
 
     assert the_end_of(_unpickling._read(dumps_result(LARGE), "web1", {}, False, 1, in_turns=True)) == LARGE
+
+
+def test_a_forked_process_does_not_wait_for_a_thread_that_it_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = """
+import os, signal
+from trickle import _pickle_slices
+from tests.host.test_pickle_slices import LARGE, begun, dumps_result, the_end_of
+
+_pickle_slices.TURN = 0
+reading = begun(dumps_result(LARGE))
+pid = os.fork()
+if not pid:
+    signal.alarm(60)
+    reading.close()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), the_end_of(reading) == LARGE)
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], cwd=root, capture_output=True, text=True)
+
+    assert (done.stdout, done.stderr) == ("7 True\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is fenced on Linux alone")
+@pytest.mark.parametrize(
+    "filling", ["M\\x01\\x01", "K\\x01\\x85", "G" + "\\x40" * 8, "B\\x00\\x01\\x00\\x00" + "x" * 256]
+)
+def test_what_takes_all_memory_to_the_last_byte_is_refused(filling: str) -> None:
+    """Sets up to what is weighed, then what is small, until there is no memory for anything else either."""
+    script = f"""
+import signal
+import trio
+from trickle import UnsafeResult
+from trickle._unpickling import loads_in_turns
+from tests.pickles import call, pickled
+
+signal.alarm(100)
+size = 8 * 2**20
+start = call("builtins", "complex", b")") + b"(" + b"N" * 2_000_000 + b"1"
+sets = b"\\x8f" * ((58 * 2**20 + 13 * size) // 216)
+body = start + b"(" + sets
+body += b"{filling}" * ((size - len(body)) // len(b"{filling}")) + b"t"
+
+async def main():
+    try:
+        await loads_in_turns(pickled(body), host="web1")
+    except UnsafeResult as exc:
+        print("refused")
+    else:
+        print("read")
+
+trio.run(main)
+"""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+
+    assert done.stderr == ""
+    assert done.stdout in ("refused\n", "read\n")
 
 
 def test_an_error_comes_out_of_the_thread() -> None:

@@ -713,8 +713,9 @@ def test_how_much_is_gone_through_at_a_time_changes_nothing(size: int, monkeypat
     numbers = [sign * 2**bits for bits in (1, 60, 70, 250, 299, 4000) for sign in (1, -1)]
     data = dumps_result([texts, numbers, ([], ()), {(1, (2, frozenset(numbers))): b"x" * 5000}, bytearray(5000)])
     expected = scanned_and_rewritten(data)
-    monkeypatch.setattr(_pickle_scan, "SLICE", size)
-    monkeypatch.setattr(_pickle_slices, "SLICE", size)
+    for module in (_pickle_scan, _pickle_slices):
+        monkeypatch.setattr(module, "SLICE", size)
+        monkeypatch.setattr(module, "PIECE", size)
 
     assert scanned_and_rewritten(data) == expected
 
