@@ -27,7 +27,7 @@ from trickle._host_core import CallRecord, HostCore, HostStatistics, Packed
 from trickle._host_names import as_file_name, matching
 from trickle._interrupts import one_interrupt
 from trickle._module_policy import ModulePolicy
-from trickle._processes import Command, StrOrBytesPath, run_process
+from trickle._processes import Command, StrOrBytesPath, check_stdin, run_process, words_of
 from trickle._progress import HostProgress
 from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
@@ -273,6 +273,8 @@ class Group(Mapping[str, Host]):
         self._options.refuse_reducers("run_process")
         if isinstance(stdin, trio.abc.ReceiveStream):
             raise TypeError(f"stdin={stdin!r}: for a group it is bytes or None; a stream can be read only once")
+        check_stdin(stdin)
+        words_of(command, shell)
 
         async def run(host: Host, record: CallRecord) -> subprocess.CompletedProcess[bytes]:
             return await run_process(

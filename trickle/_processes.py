@@ -356,7 +356,7 @@ async def open_process(
         "env": dict(env) if env is not None else None,
         "keep_tail": keep_tail,
     }
-    what_to_run = (_words(command, shell), arguments)
+    what_to_run = (words_of(command, shell), arguments)
     async with (
         contextlib.AsyncExitStack() as stack,
         open_flow(core, "process", len, what_to_run, {}, options, record=record) as flow,
@@ -372,7 +372,13 @@ async def open_process(
         yield process
 
 
-def _words(command: Command, shell: bool) -> Any:
+def words_of(command: Command, shell: bool) -> Any:
+    """What is to be run, as it goes there.
+
+    Raises:
+      TypeError: it is no such thing.
+      ValueError: it is nothing.
+    """
     if isinstance(command, str | bytes | os.PathLike):
         if not shell:
             raise TypeError(
@@ -382,7 +388,23 @@ def _words(command: Command, shell: bool) -> Any:
         return os.fspath(command)
     if shell:
         raise TypeError(f"command={command!r}: with shell=True it is a string")
-    return [os.fspath(word) for word in command]
+    try:
+        words = [os.fspath(word) for word in command]
+    except TypeError:
+        raise TypeError(f"command={command!r}: it is a sequence of words, each a str, bytes or os.PathLike") from None
+    if not words:
+        raise ValueError("command=[]: its first word is the program")
+    return words
+
+
+def check_stdin(stdin: object) -> None:
+    """Nothing, if a command may be given that.
+
+    Raises:
+      TypeError: it may not.
+    """
+    if not isinstance(stdin, bytes | bytearray | memoryview | trio.abc.ReceiveStream | None):
+        raise TypeError(f"stdin={stdin!r}: it is bytes, a trio.abc.ReceiveStream, or None")
 
 
 @trio.lowlevel.enable_ki_protection
@@ -401,6 +423,7 @@ async def run_process(
     record: CallRecord | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """See Host.run_process."""
+    check_stdin(stdin)
     captured: dict[int, bytearray] = {}
     raised: BaseException | None = None
 

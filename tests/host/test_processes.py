@@ -2,10 +2,12 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ import trio.testing
 import trickle
 from tests import work
 from tests.hosts import file_appears, is_running, local, process_ends
+from trickle.testing import open_memory_group
 
 PIPE = subprocess.PIPE
 
@@ -381,3 +384,22 @@ async def test_another_tasks_aclose_of_the_host_closes_its_processes() -> None:
                 await trio.sleep(0.01)
             await trio.testing.wait_all_tasks_blocked(0.05)
             await host.aclose()
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "says"),
+    [
+        ([], {}, "its first word is the program"),
+        (["echo", 5], {}, "a sequence of words"),
+        (5, {}, "a sequence of words"),
+        ("ls", {}, "with shell=True a string"),
+        (["ls"], {"shell": True}, "with shell=True it is a string"),
+        (["cat"], {"stdin": "hello"}, "stdin='hello': it is bytes"),
+        (["cat"], {"stdin": subprocess.PIPE}, "stdin=-1: it is bytes"),
+    ],
+)
+async def test_what_cannot_be_a_command_is_said_before_anything_is_run(command: Any, wrong: Any, says: str) -> None:
+    async with open_memory_group(["a"]) as group:  # where none could run
+        for verb in (group["a"].run_process, group.run_process):
+            with pytest.raises((TypeError, ValueError), match=re.escape(says)):
+                await verb(command, **wrong)  # type: ignore[operator]
