@@ -10,7 +10,6 @@ import dataclasses
 import logging
 import math
 import secrets
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -846,10 +845,6 @@ class Link:
         """Have it say the rest of why it failed: what took our bytes, or has lost some, at the end of its stdin."""
         self._given_up = True
         await trio.aclose_forcefully(process.stdin)
-        if not (self._attempt.stderr or self._attempt.noise):  # it still connects, perhaps, and does not look at stdin
-            with trio.move_on_after(LAST_LOOK):
-                await self._stderr_ended.wait()
-            process.send_signal(signal.SIGTERM)
         with trio.move_on_after(LAST_WORDS):
             await self._stderr_ended.wait()
 

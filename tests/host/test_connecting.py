@@ -525,12 +525,3 @@ async def test_a_loop_that_was_blocked_for_less_than_the_lease_loses_nothing() -
         time.sleep(2.5)
 
         assert await host.call(work.add, 1, 2) == 3
-
-
-async def test_a_tunnel_that_says_nothing_is_asked_by_signal_for_its_last_words() -> None:
-    error = await error_of(
-        shell("trap 'echo gave up >&2; exit 3' TERM; while :; do sleep 0.05; done"), connect_timeout=0.5
-    )
-
-    assert error.reason == "timed out"
-    assert "gave up" in error.stderr

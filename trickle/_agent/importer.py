@@ -334,10 +334,19 @@ def show_lines(filename: str, lines: "List[str]") -> None:
     linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)  # None: never looked up again
 
 
+def _call(fn: "Callable[[], Any]") -> "Any":
+    return fn()
+
+
+call_whole = _call  # calls what would lose an exception that a signal's handler raises in it; the worker has its own
+
+
 def compile_source(source: str, filename: str, flags: int = 0) -> "CodeType":
     """Compile source from the controller; a SyntaxError says which Python this is."""
     try:
-        return compile(source, filename, "exec", flags, dont_inherit=True)  # type: ignore[no-any-return]
+        # CPython's compiler goes on after any exception but KeyboardInterrupt while it folds constants.
+        code: "CodeType" = call_whole(lambda: compile(source, filename, "exec", flags, dont_inherit=True))
+        return code
     except SyntaxError as exc:
         version = "%d.%d" % sys.version_info[:2]
         exc.msg = "%s (this host has Python %s; the code may need a newer one)" % (exc.msg, version)

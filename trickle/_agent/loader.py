@@ -57,10 +57,15 @@ class AgentFinder:
         name = module.__name__
         code = self.code.get(name)
         if code is None:
-            code = compile(self.get_source(name), self.filenames[name], "exec", dont_inherit=True)  # type: ignore[no-untyped-call]
+            code = self.compiled(name)  # type: ignore[no-untyped-call]
         exec(code, module.__dict__)
         if name == LAST:
             self.sources = {}
+
+    def compiled(self, name):  # type: ignore[no-untyped-def]
+        source = self.get_source(name)  # type: ignore[no-untyped-call]
+        call_whole = getattr(sys.modules.get("trickle._agent.importer"), "call_whole", lambda fn: fn())
+        return call_whole(lambda: compile(source, self.filenames[name], "exec", dont_inherit=True))
 
     def get_source(self, name):  # type: ignore[no-untyped-def]
         if self.filenames[name] == STAND_IN_FILE:

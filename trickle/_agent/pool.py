@@ -218,15 +218,24 @@ class Worker:
             pass  # it is dying; or it ignores a pipe full of such frames, and the next rung will do
 
     def read_stack(self) -> bytes:
-        """As much as has come of the stack that a deadline found, innermost frame first, up to trickle's own frames."""
+        """As much as has come of the stack that a deadline found: the function's frames, the innermost first.
+
+        Those of trickle's own in which it waits are above them, and those that called it are below.
+        """
         try:
             self._stack_text += os.read(self.stack, READ_SIZE)
         except OSError:
             pass  # nothing new
         lines = self._stack_text[: self._stack_text.rfind(b"\n") + 1].splitlines()[1:]
+        last = [
+            number for number, line in enumerate(lines) if b'File "<trickle>/' in line and line.endswith(b" in serve")
+        ]
+        lines = lines[: last[0] if last else None]
+        theirs = [number for number, line in enumerate(lines) if b'File "<trickle>/' not in line]
+        if not theirs:
+            return b"  (in no Python code: what was called is a function of C)" if last else b""
+        lines = lines[theirs[0] :]
         ours = [number for number, line in enumerate(lines) if b'File "<trickle>/' in line]
-        if ours and ours[0] == 0:
-            return b"  (in no Python code: what was called is a function of C)"
         return b"\n".join(lines[: ours[0] if ours else None])[:LONGEST_STACK]
 
     def receive(self) -> "Optional[List[frames.Frame]]":

@@ -13,7 +13,7 @@ import sys
 import time
 
 from trickle import remote
-from trickle._agent import asynchronous, functions, logs, options, results
+from trickle._agent import asynchronous, functions, importer, logs, options, results
 from trickle._agent.importer import Importer
 from trickle._agent.reaper import MARK, take_name
 from trickle._wire import frames
@@ -387,6 +387,18 @@ class Worker:
             elif isinstance(frame, Renew):
                 self._renewed = (frame.id, _deadline_after(frame.timeout_ms))
 
+    def call_whole(self, fn: "Callable[[], Any]") -> "Any":
+        """Call something; a cancel that comes meanwhile waits until it has ended."""
+        if self._busy or _thread.get_ident() != self.main_thread:
+            return fn()
+        self._busy = True
+        try:
+            value = fn()
+        finally:
+            self._busy = False
+        self._raise_if_cancelled()
+        return value
+
     def wake(self, frame: "Any") -> None:
         """SIGURG came: something is in the control pipe."""
         self._read_control()
@@ -574,6 +586,7 @@ def main(
     remote.host_name = configuration["name"]
     remote._path = tuple(configuration.get("path", (remote.host_name,)))
     remote._runner = worker  # type: ignore[assignment]
+    importer.call_whole = worker.call_whole
     sys.unraisablehook = _on_unraisable  # type: ignore[attr-defined, unused-ignore]  # new in 3.8
     logs.install(worker.send_record)
     _show_stacks_on_request()
