@@ -14,6 +14,8 @@ import threading
 import time
 import weakref
 
+from tests.work import leave_a_daemon
+
 
 def started(path, *pids):
     with open(path + ".new", "w") as file:
@@ -108,17 +110,7 @@ def forked_child_in_a_new_session(path):
 
 def daemon(path):
     """One as the books have it: forked twice, in a session of its own, and no program is executed."""
-    reading, writing = os.pipe()
-    if not os.fork():
-        os.setsid()
-        pid = os.fork()
-        if pid:
-            os.write(writing, str(pid).encode())
-            os._exit(0)
-        time.sleep(3600)
-        os._exit(0)
-    started(path, int(os.read(reading, 100)))
-    os.wait()
+    started(path, leave_a_daemon())
     time.sleep(3600)
 
 

@@ -147,7 +147,7 @@ def _begin(fn: Callable[[], _Value]) -> _Elsewhere[_Value] | None:
     """Have *fn* called elsewhere; None if there is no thread to be had."""
     try:
         return _Elsewhere(fn)
-    except (RuntimeError, MemoryError):
+    except (RuntimeError, ValueError, MemoryError):  # ValueError: of the size of its stack
         return None
 
 

@@ -187,8 +187,7 @@ async def test_a_host_that_is_lost_while_a_call_is_packed_does_not_show_it(monke
     send_modules_for = Link.send_modules_for
 
     async def send_late(link: Link, names: frozenset[str]) -> None:
-        while link.error is None:
-            await trio.sleep(0.01)
+        await link.answered.wait()  # it never is, but lost
         await send_modules_for(link, names)
 
     monkeypatch.setattr(Link, "send_modules_for", send_late)

@@ -18,7 +18,7 @@ import trio
 from hypothesis import given, settings
 
 import trickle
-from tests.host.test_unpickling import values
+from tests.host.test_unpickling import the_end_of, values
 from tests.pickles import pickled
 from trickle import _pickle_scan, _pickle_slices, _rehearsal, _unpickling
 from trickle._agent.results import dumps_result
@@ -37,14 +37,6 @@ def small_slices(patch: pytest.MonkeyPatch, size: int = 64) -> None:
     for module in (_pickle_scan, _pickle_slices):
         patch.setattr(module, "PIECE", size)
     patch.setattr(_pickle_slices, "TURN", 0)
-
-
-def the_end_of(reading: Generator[None, None, Any]) -> Any:
-    while True:
-        try:
-            next(reading)
-        except StopIteration as done:
-            return done.value
 
 
 def slices_of(data: bytes) -> list[bytes | bytearray]:
@@ -92,7 +84,8 @@ async def test_other_tasks_have_a_turn_after_each_slice(monkeypatch: pytest.Monk
         nursery.cancel_scope.cancel()
 
     before, after = loaded
-    assert after - before >= len(slices_of(data)) - 1 > 5
+    # Which of two tasks goes first in a batch is trio's to choose; the last slice may be too small for a turn.
+    assert after - before >= len(slices_of(data)) - 3 > 5
 
 
 def test_a_slice_is_of_whole_opcodes_and_frames_are_left_out() -> None:

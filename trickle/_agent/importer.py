@@ -344,7 +344,7 @@ call_whole = _call  # calls what would lose an exception that a signal's handler
 def compile_source(source: str, filename: str, flags: int = 0) -> "CodeType":
     """Compile source from the controller; a SyntaxError says which Python this is."""
     try:
-        # CPython's compiler goes on after any exception but KeyboardInterrupt while it folds constants.
+        # CPython's compiler goes on after some of what a signal's handler raises.
         code: "CodeType" = call_whole(lambda: compile(source, filename, "exec", flags, dont_inherit=True))
         return code
     except SyntaxError as exc:
