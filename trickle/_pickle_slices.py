@@ -7,6 +7,7 @@ runs only while somebody waits for it: that is as if reading were a generator.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ TURN: Final = 2_000_000  # nanoseconds; then others have theirs
 # Bytes, as main threads have or more: what is nested as deeply as MAX_NESTABLE allows may be freed in there.
 STACK_SIZE: Final = 16 * 2**20
 
+PROTO: Final = b"\x80\x04"
 _Value = TypeVar("_Value")
 Slices = list[bytes | bytearray]
 Run = Callable[[Callable[[], Any]], Any]
@@ -85,7 +87,7 @@ class File:
         self._reads: list[Any] = []  # bytes, or what is like them
         for each in reversed(slices):
             self._reads += each, frame_of(len(each))[1:], frame_of(0)[:1]
-        self._reads += b"\x04", b"\x80"  # PROTO
+        self._reads += PROTO[1:], PROTO[:1]
 
     def read(self, size: int) -> bytes:
         if size == 0:
@@ -99,6 +101,9 @@ class File:
 
     def readline(self) -> bytes:
         raise Refused("it has text where no pickle of trickle's has any")
+
+
+AnyFile = File | io.BytesIO
 
 
 def _do_not_pause() -> None:
@@ -120,16 +125,22 @@ class Loader(NamedTuple):
     most: int | None
     in_turns: bool
 
-    def load(self, fn: Callable[[File], _Value], slices: Slices, run: Run = _just_run) -> Generator[None, None, _Value]:
+    def load(
+        self, fn: Callable[[AnyFile], _Value], slices: Slices, run: Run = _just_run
+    ) -> Generator[None, None, _Value]:
         """Return what *fn* makes of a file of *slices*, of which none are left.
 
         Args:
           run: given what takes the next step, takes it.
         """
-        file, fence = File(slices), Fence(self.most)
-        is_one = len(slices) == 1
+        fence = Fence(self.most)
+        if len(slices) == 1:
+            all_of_it = slices.pop()
+            whole = io.BytesIO(PROTO + frame_of(len(all_of_it)) + all_of_it)  # the same in C
+            return fence.undisturbed(run, lambda: fn(whole))  # type: ignore[no-any-return]
+        file = File(slices)
         slices.clear()
-        elsewhere = None if is_one or not self.in_turns else _begin(lambda: fn(file))
+        elsewhere = _begin(lambda: fn(file)) if self.in_turns else None
         if elsewhere is None:
             return fence.undisturbed(run, lambda: fn(file))  # type: ignore[no-any-return]
         file.pause = elsewhere.pause

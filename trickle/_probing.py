@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from trickle._fence import undisturbed
 from trickle._pickle_budget import LOOKUP_TIME, Budget, too_long
 from trickle._pickle_opcodes import ALL_KINDS, COSTLY, FROZENSET, LARGE_INTEGER, WITHOUT_ARGUMENT, any_of, run_pattern
-from trickle._pickle_slices import TURN, File, Loader, Slices
+from trickle._pickle_slices import TURN, AnyFile, Loader, Slices
 from trickle._plain_data import ENTRY_WORK, RECIPES, Name
 from trickle._rehearsal import ASK, TUPLE_TIME, KeyFrozenset, Ledger, Rehearsal, stand_in, with_account, with_stand_ins
 
@@ -174,7 +174,7 @@ def _some_list(*args: object) -> list[object]:
 class _ListReader(Rehearsal):
     """Reads what `_ListForm` has written: nothing is hashed but what fields of classes are."""
 
-    def __init__(self, file: File, form: _ListForm, allowed: Mapping[Name, type], ledger: Ledger) -> None:
+    def __init__(self, file: AnyFile, form: _ListForm, allowed: Mapping[Name, type], ledger: Ledger) -> None:
         self.lists: list[list[Sequence[Any]]] = [[] for _ in form.makers]
         self.tables: list[_Table] = []  # those that constructors make
         self.unbuilt: list[_Unbuilt] = []
@@ -230,7 +230,7 @@ def _read_lists(
 ) -> Generator[None, None, list[_Stores]]:
     """Return what would be stored in tables; what is in the last one is to be looked at first."""
 
-    def read(file: File) -> _ListReader:
+    def read(file: AnyFile) -> _ListReader:
         reader = _ListReader(file, form, allowed, ledger)
         reader.load()
         return reader

@@ -32,7 +32,7 @@ from trickle._pickle_opcodes import (
     run_pattern,
 )
 from trickle._pickle_scan import parts
-from trickle._pickle_slices import Cutter, File, Loader, Slices
+from trickle._pickle_slices import AnyFile, Cutter, Loader, Slices
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Name, Recipe, refusal_of_class
 
 # Nanoseconds: see _pickle_budget.py.
@@ -445,7 +445,7 @@ class Rehearsal(pickle.Unpickler):
 
     persistent_load = staticmethod(stand_in)
 
-    def __init__(self, file: File, allowed: Mapping[Name, type]) -> None:
+    def __init__(self, file: AnyFile, allowed: Mapping[Name, type]) -> None:
         super().__init__(file)
         self.allowed = allowed
 

@@ -26,11 +26,12 @@ from typing import Any, Final
 import trio
 
 from trickle._exceptions import UnsafeResult
+from trickle._fence import undisturbed
 from trickle._number_keys import FEW_KEYS, may_have_many
 from trickle._pickle_budget import APPEND_TIME, LOOKUP_TIME, Budget, Refused, printable
 from trickle._pickle_opcodes import CLASSES, COSTLY, KEYS, SLICE, STATES
 from trickle._pickle_scan import body_of, count_appends, is_harmless, scan
-from trickle._pickle_slices import File, Loader, cut_up
+from trickle._pickle_slices import AnyFile, Loader, cut_up
 from trickle._plain_data import FACTORIES, RECIPES, SINGLETONS, Factory, Name, refusal_of_class
 from trickle._probing import probe
 from trickle._rehearsal import ManyKeys, rehearse, with_stand_ins
@@ -147,6 +148,8 @@ def _read(
             del rewritten
             if len(data) > SLICE:
                 yield
+        if len(data) <= SMALL and not found & CLASSES:  # nothing that reading at one go could hold up
+            return undisturbed(most, pickle.loads, data[:2] + data[body_of(data) :])
         slices = yield from cut_up(data, runs)
         del runs
         budget = Budget(len(data), patience)
@@ -165,7 +168,7 @@ def _read(
 _NO_LISTS: Final = (b"deque", b"bytearray", b"\x96")  # appending to these takes its time; the last is BYTEARRAY8
 
 
-def _load(file: File, found: int, allowed: Mapping[Name, type], budget: Budget) -> object:
+def _load(file: AnyFile, found: int, allowed: Mapping[Name, type], budget: Budget) -> object:
     if not found & CLASSES:  # nothing is looked up by a name
         return pickle.Unpickler(file).load()
     unpickler = _RestrictedUnpickler(file, allowed, budget)
@@ -208,7 +211,7 @@ def _by_name(classes: Iterable[type]) -> dict[Name, type]:
 class _RestrictedUnpickler(pickle.Unpickler):
     """Reads a pickle that was scanned and, where it could do harm, rehearsed."""
 
-    def __init__(self, file: File, allowed: Mapping[Name, type], budget: Budget) -> None:
+    def __init__(self, file: AnyFile, allowed: Mapping[Name, type], budget: Budget) -> None:
         super().__init__(file)
         self._allowed = allowed
         self._budget = budget
