@@ -26,6 +26,11 @@ def shout(lines, width=10):
     sys.stderr.write("done\nand no newline")
 
 
+def print_and_return(text, value):
+    print(text, flush=True)
+    return value
+
+
 def write_at_every_level(text):
     print(text + " print")
     os.write(1, (text + " write\n").encode())

@@ -11,7 +11,7 @@ import logging
 import math
 import secrets
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Literal
 
@@ -230,7 +230,8 @@ class Link:
         self._questions = 0
         self._words = 0  # heartbeats and notes
         self._expects_bulk = False
-        self._asked: trio.MemorySendChannel[str] | None = None
+        self._asked: deque[str] = deque()  # bounded by _take_question
+        self._nursery: trio.Nursery | None = None
 
     # ---- what _host_core.py asks for.  None of it blocks but `close`.
 
@@ -347,10 +348,11 @@ class Link:
 
     def cancel(self, call: RemoteCall, *, grace_period: float, reason: str | None, by_deadline: bool) -> None:
         """Ask for the end of a call.  Its verdict comes as always; one that has not left yet ends here and now."""
-        if call.finished.is_set():
+        if call.verdict is not None or call.finished.is_set():
             return
         if self._connection.withdraw(call.id):
-            self._finish(call, frames.NEVER_STARTED)
+            call.verdict = frames.NEVER_STARTED
+            self._finish(call)
             return
         self._connection.drop(call.id)
         cause = frames.BY_DEADLINE if by_deadline else frames.BY_CALLER
@@ -367,8 +369,9 @@ class Link:
         self.begun.set()
         self.answered.set()
         for call in list(self.calls.values()):
-            call.error = error
-            self._finish(call, None)
+            if call.verdict is None:
+                call.error = error
+            self._finish(call)
         self._scope.cancel()
         # A host that was never reached is the business of whoever called it; one that is lost may have been idle.
         log = logger.info if self.closing or isinstance(error, ConnectError) else logger.warning
@@ -514,9 +517,7 @@ class Link:
                 nursery.start_soon(self._read_stderr, process)
                 nursery.start_soon(self._watch, process)
                 self._output.start(nursery)
-                asked, questions = trio.open_memory_channel[str](math.inf)  # bounded by _take_question
-                self._asked = asked
-                nursery.start_soon(self._answer_questions, questions)
+                self._nursery = nursery
                 await self._read(process)
                 await self._judge_end(process)
                 await self._output.finish(EXIT_PATIENCE)
@@ -697,8 +698,8 @@ class Link:
                     call.pieces.clear()  # parts of a result that nobody wants any more
                 if frame.payload:
                     call.add(frame.payload)
-                call.detail = frame.detail
-                self._finish(call, frame.verdict)
+                call.detail, call.verdict = frame.detail, frame.verdict
+                self._output.when_given(call.id, lambda: self._finish(call))
             case Data():
                 call = self.calls[frame.id]
                 if len(frame.payload) == frames.CHUNK and len(call.pieces) < 2:
@@ -743,16 +744,20 @@ class Link:
         self._questions += 1
         if self._questions > MAX_QUESTIONS or len(name) > 4 * MAX_KEY:
             raise WireError(f"a question for a module that no agent of ours asks, after {self._questions} others")
-        assert self._asked is not None
-        self._asked.send_nowait(name.decode("utf-8", "replace"))
+        self._asked.append(name.decode("utf-8", "replace"))
+        if len(self._asked) == 1:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._answer_questions)
 
     def _sink_of(self, id: int) -> Sink | None:
         call = self.calls.get(id)
         return call.sink if call is not None else self._late_sinks.get(id)
 
-    def _finish(self, call: RemoteCall, verdict: int | None) -> None:
-        call.verdict = verdict
-        self.calls.pop(call.id, None)
+    def _finish(self, call: RemoteCall) -> None:
+        """Answer who waits for a call."""
+        verdict = call.verdict
+        if self.calls.pop(call.id, None) is None:
+            return  # the host was lost meanwhile
         if call.sink is not None and verdict != frames.RETURNED:
             self._late_sinks[call.id] = call.sink
             if len(self._late_sinks) > LATE_SINKS:
@@ -852,16 +857,19 @@ class Link:
         return trio.current_time() >= self.heard_at + self.settings.lease  # the very sum that _watch sleeps until
 
     @trio.lowlevel.enable_ki_protection
-    async def _answer_questions(self, questions: trio.MemoryReceiveChannel[str]) -> None:
+    async def _answer_questions(self) -> None:
         """Serve modules that workers ask for.  Finding them reads files, so it is done in a thread."""
-        async for name in questions:
+        while self._asked:
             async with self._modules_lock:
                 try:
-                    bundle = await trio.to_thread.run_sync(self.modules.answer, name, limiter=_module_thread())
+                    bundle = await trio.to_thread.run_sync(
+                        self.modules.answer, self._asked[0], limiter=_module_thread()
+                    )
                 except ValueError as exc:
                     self.lose(ProtocolError(f"{self.name}: {exc}", host=self.name, stderr=self.stderr))
                     return
                 self._send_modules(bundle)
+            self._asked.popleft()
 
     async def _judge_end(self, process: TunnelProcess) -> None:
         """The pipe has ended: say why, from the exit status and the last words on stderr."""
@@ -875,7 +883,7 @@ class Link:
         elif in_order:
             self.state = "closed"
             for call in list(self.calls.values()):
-                self._finish(call, None)
+                self._finish(call)
             self.answered.set()
         else:
             self.lose(self._lost(f"the connection ended (the tunnel's exit status is {process.returncode})"))

@@ -42,17 +42,16 @@ class OutputDelivery:
         self._send = send
         # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
         self._waiting: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
+        self._behind: dict[int, Callable[[], object]] = {}  # what waits for lines of a call
         self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
         self._lines_waiting = 0
         self._patience = trio.CancelScope()
         self._longest = math.inf  # seconds from one line to the next, at the end
-        self._came = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Have tasks in *nursery* that can wait for sinks."""
+        """Have tasks in *nursery*, when there is something for them to do."""
         self._nursery = nursery
-        nursery.start_soon(self._deliver)
 
     async def give_turn(self) -> None:
         """Let other tasks run."""
@@ -83,9 +82,21 @@ class OutputDelivery:
         elif self._waiting or not self._give(frame, sink or print_line):
             self._lines_waiting += _count(frame)
             self._waiting.append((frame, sink or print_line))
-            self._came.set()
+            if len(self._waiting) == 1:
+                assert self._nursery is not None
+                self._nursery.start_soon(self._deliver)
         if (self._waiting or self._filling) and self.gone.is_set():
             self.gone = trio.Event()
+
+    def when_given(self, id: int, then: Callable[[], object]) -> None:
+        """Do something as soon as a call's lines have been given to a sink that takes them at once: mostly now.
+
+        A channel may be emptied by the one who waits for the call, so nothing waits for that.
+        """
+        if self._waiting and any(frame.id == id for frame, _ in self._waiting):
+            self._behind[id] = then
+        else:
+            then()
 
     def log(self, frame: Record) -> None:
         """Log what was logged over there."""
@@ -119,21 +130,20 @@ class OutputDelivery:
 
     @trio.lowlevel.enable_ki_protection
     async def _deliver(self) -> None:
-        while True:
-            while self._waiting:
-                frame, sink = self._waiting[0]
-                for line in self._lines(frame):
-                    if self.said >= MANY_LINES:
-                        await self.give_turn()
-                    self.said += 1
-                    self._give_line(line, sink)
-                    self._took(1)
-                self._delivered(frame)
-                self._send()
-                self._waiting.popleft()
-            self._look_whether_gone()
-            self._came = trio.Event()
-            await self._came.wait()
+        while self._waiting:
+            frame, sink = self._waiting[0]
+            for line in self._lines(frame):
+                if self.said >= MANY_LINES:
+                    await self.give_turn()
+                self.said += 1
+                self._give_line(line, sink)
+                self._took(1)
+            self._delivered(frame)
+            self._send()
+            self._waiting.popleft()
+            if frame.id in self._behind:
+                self.when_given(frame.id, self._behind.pop(frame.id))
+        self._look_whether_gone()
 
     def _look_whether_gone(self) -> None:
         if not self._waiting and not self._filling:

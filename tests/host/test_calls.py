@@ -338,6 +338,33 @@ async def test_a_megabyte_of_prints_arrives_before_the_call_returns() -> None:
     assert [line.text.split()[0] for line in lines[:10_000]] == [str(number) for number in range(10_000)]
 
 
+async def test_short_lines_by_the_thousand_arrive_before_their_call_returns() -> None:
+    lines = []
+
+    async with trickle.open_host(local(), output=lines.append) as host:
+        for calls in range(1, 4):
+            await host.call(print, "\n" * 60_000, flush=True)
+
+            assert len(lines) == calls * 60_001
+
+
+async def test_a_cancel_between_a_result_and_lines_that_came_before_it_changes_nothing() -> None:
+    lines = []
+    scope = trio.CancelScope()
+
+    def sink(line: trickle.OutputLine) -> None:
+        lines.append(line)
+        if len(lines) == 2_000:
+            scope.cancel()
+
+    async with trickle.open_host(local(), output=sink) as host:
+        with scope:
+            assert await host.call(work.print_and_return, "\n" * 5_000, 7) == 7
+
+        assert len(lines) == 5_001
+        assert host.statistics().verdicts == {"returned": 1}
+
+
 async def test_output_may_go_to_a_memory_channel_which_holds_it_up() -> None:
     send, receive = trio.open_memory_channel[trickle.OutputLine](1)
     texts = []
