@@ -35,6 +35,10 @@ INPUT_AND_OUTPUT = {
 PERMITTED = {
     # A coroutine is run by trio, which the controller forwards; only in the function that does so.
     ("trickle/_agent/asynchronous.py", "trio"),
+    # A worker imports it when a function names hosts by a pattern; controllers have it too.
+    ("trickle/_agent/host_names.py", "re"),
+    ("trickle/_host_names.py", "trickle._agent.host_names"),
+    ("trickle/__init__.py", "trickle._agent.host_names"),
     # A worker imports it when it is to run a command.
     ("trickle/_agent/processes.py", "subprocess"),
     # A pickle of a function by value names the functions that rebuild it over there.

@@ -1,6 +1,7 @@
 """Trio, over there: call Python functions on many hosts, with structured concurrency across the wire."""
 
 from trickle import abc, remote
+from trickle._agent.host_names import hosts
 from trickle._channels import RemoteChannel
 from trickle._exceptions import (
     CallTimeout,
@@ -18,7 +19,6 @@ from trickle._files import TransferResult
 from trickle._group import Group, open_group
 from trickle._host import Host, Session, open_host
 from trickle._host_core import HostStatistics
-from trickle._host_names import hosts
 from trickle._link import HostInfo
 from trickle._module_policy import ModulePolicy
 from trickle._processes import RemoteProcess

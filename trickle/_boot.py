@@ -71,6 +71,7 @@ SENT_LATER = {
     "trickle._agent.file_target": "_agent/file_target.py",
     "trickle._agent.file_writing": "_agent/file_writing.py",
     "trickle._agent.files": "_agent/files.py",
+    "trickle._agent.host_names": "_agent/host_names.py",
     "trickle._agent.processes": "_agent/processes.py",
     "trickle._agent.recursion": "_agent/recursion.py",
     "trickle._agent.resources": "_agent/resources.py",

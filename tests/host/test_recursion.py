@@ -9,6 +9,7 @@ import pytest
 import trio
 
 import trickle
+from tests import far_names
 from tests.hosts import local
 from tests.pythons import far_pythons, python_id, version_of
 from trickle._link import MAX_DEPTH
@@ -69,6 +70,13 @@ async def test_a_function_may_open_hosts_from_its_host(python: str, relays: obje
 
     assert (outer[0], inner[0]) == ("outer", "inner")
     assert outer[1] != inner[1]
+
+
+@pytest.mark.parametrize("python", far_pythons(), ids=python_id)
+async def test_a_module_that_names_its_hosts_at_its_top_can_be_sent(python: str) -> None:
+    async with trickle.open_host(trickle.Local("outer", python=python)) as host:
+        assert await host.call(far_names.names) == (["web01", "web02", "db"], 3)
+        assert await host.call(trickle.hosts, "a[8-10]") == ["a8", "a9", "a10"]
 
 
 async def test_a_function_may_open_a_group_from_its_host(relays: object) -> None:

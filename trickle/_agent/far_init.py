@@ -1,4 +1,4 @@
-"""What ``import trickle`` gives over there: ``trickle.remote``, and stand-ins for names that only controllers use.
+"""What ``import trickle`` gives over there: ``trickle.remote``, ``hosts``, and stand-ins for what controllers use.
 
 A module whose functions are called over there often names ``trickle.Host`` in an annotation, or makes a tunnel at its
 top level: reading and making such things is harmless.  Who enters ``open_host`` or ``open_group`` gets trickle itself,
@@ -55,6 +55,10 @@ class _FarEnd(type(sys)):  # type: ignore[misc]
     def __getattr__(self, name: str) -> "Any":
         if name.startswith("_"):
             raise AttributeError(name)
+        if name == "hosts":
+            from trickle._agent.host_names import hosts
+
+            return hosts
         stand_in = _Anything(name, (_StandIn,), {"__module__": "trickle"})
         setattr(self, name, stand_in)
         return stand_in

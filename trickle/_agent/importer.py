@@ -31,7 +31,7 @@ NEVER_ASKED = frozenset(("trickle", "__main__", "__mp_main__", "sitecustomize", 
 SENT_LATER = frozenset(
     ["trickle._wire.items"]
     + ["trickle._agent." + name for name in ("channels", "files", "file_source", "file_target", "file_writing")]
-    + ["trickle._agent." + name for name in ("processes", "recursion", "resources")]
+    + ["trickle._agent." + name for name in ("host_names", "processes", "recursion", "resources")]
 )
 # The standard library tries these, and does without (copy: org.python, for Jython).  A question for one would
 # cost a round trip and find nothing.
