@@ -595,7 +595,7 @@ async def test_progress_tells_where_each_host_has_come_to(kind: Kind) -> None:
         await group.options(progress=told.append).call(kind.far.act, {"n1": ("raise", "ill")})
 
     states = {name: [each.state for each in told if each.host == name] for name in group}
-    assert states["n0"][0] == "connecting" and states["n0"][-2:] == ["running", "done"]
+    assert states["n0"][:2] == ["waiting", "connecting"] and states["n0"][-2:] == ["running", "done"]
     assert states["n1"][-2:] == ["running", "failed"]
     assert states["nowhere"][-1] == "lost"
     assert all(sum(each.counts.values()) == 3 for each in told)

@@ -91,6 +91,9 @@ class Attempt:
         except Exception as exc:
             if self._stopped is not None and self.record.stopped:  # else it had failed before it could be stopped
                 return self._not_needed(exc)
+            if not hasattr(exc, "host"):  # it comes from this machine: a file, or a function that reduces
+                with contextlib.suppress(AttributeError):  # of a class that takes no attributes
+                    exc.host = self.host.name  # type: ignore[attr-defined]
             return Failure(exc)
         assert self._scope.cancelled_caught
         return self._not_needed(None) if self._stopped is not None else self._timed_out()
@@ -104,7 +107,8 @@ class Attempt:
                 link = record.link = core.live_link(options.reconnect)
                 if not link.begun.is_set():
                     self._board.set(name, "waiting")
-                    await link.begun.wait()  # its time runs from then
+                    with self._board.doing(name, "waiting for its turn to connect"):
+                        await link.begun.wait()  # its time runs from then
                 if self._scope.deadline == math.inf:
                     self._scope.deadline = trio.current_time() + self._policy.timeout
                 self._board.begin(name, link, record)
@@ -119,7 +123,9 @@ class Attempt:
                 self._failed = exc
             logger.info("%s: it failed, and is tried again (%s)", name, _first_line(self._failed))
             if core.error is None:  # else it waits before it connects again
-                await trio.sleep(backoff(attempt + 1))
+                self._board.set(name, "waiting")
+                with self._board.doing(name, "waiting to be tried again"):
+                    await trio.sleep(backoff(attempt + 1))
             self._failed = None
         raise AssertionError("counted to the end")
 
@@ -166,21 +172,20 @@ class FanOut(Generic[T]):
         self._verb = verb
         self._policy = policy
         self._give = give
-        self._board = Board(hosts, policy.progress)
+        self._board = Board(hosts, policy.progress, has_turns=True)
         self._tally = Tally(policy, len(hosts))
         self._attempts: set[Attempt] = set()
         self._enough: str | None = None  # why
 
     async def run(self) -> None:
         """Return when every host has an outcome, and nothing of it runs any more."""
-        limit = self._policy.limit or len(self._hosts)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._board.log_who_is_waited_for)
-            async with trio.open_nursery() as hosts:
-                waiting = iter(self._hosts.values())
-                for _ in range(min(limit, len(self._hosts))):
-                    hosts.start_soon(self._serve, waiting)
-            nursery.cancel_scope.cancel()
+        limit = min(self._policy.limit or len(self._hosts), len(self._hosts))
+        for name in self._hosts:
+            self._board.set(name, "waiting")
+        async with self._board.logged() as nursery:
+            waiting = iter(self._hosts.values())
+            for _ in range(limit):
+                nursery.start_soon(self._serve, waiting)
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, waiting: Iterator[Host]) -> None:

@@ -28,7 +28,7 @@ from trickle._host_names import as_file_name, matching
 from trickle._interrupts import one_interrupt
 from trickle._module_policy import ModulePolicy
 from trickle._processes import Command, StrOrBytesPath, check_stdin, run_process, words_of
-from trickle._progress import HostProgress
+from trickle._progress import Board, HostProgress
 from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
 from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given, with_defaults_of
@@ -134,13 +134,21 @@ class Group(Mapping[str, Host]):
         With ``options(reconnect=True)``, hosts that were lost are connected anew.
         """
 
+        board = Board(self._hosts)
+
         @trio.lowlevel.enable_ki_protection
         async def wait_for(host: Host) -> None:
+            record = CallRecord()
             with contextlib.suppress(ConnectError, HostLost, trio.ClosedResourceError):
-                await host.wait_connected()
+                link = record.link = host._core.live_link(host._options.reconnect)
+                board.begin(host.name, link, record)
+                try:
+                    await host._core.wait_connected(link)
+                finally:
+                    board.leave(host.name, link, record)
 
         with one_interrupt():
-            async with trio.open_nursery() as nursery:
+            async with board.logged() as nursery:
                 for host in self._hosts.values():
                     nursery.start_soon(wait_for, host)
 
@@ -534,7 +542,7 @@ async def group_of(
                 yield group
             except BaseException as exc:  # kept aside, so that it is raised as itself when all is over
                 raised = exc
-            await _close_all(cores.values(), options.grace_period)
+            await _close_all(cores, options.grace_period)
             await reducing.aclose()
     if raised is not None:
         raise raised
@@ -559,10 +567,16 @@ def by_name(tunnels: Iterable[Tunnel | str]) -> dict[str, Tunnel]:
     return named
 
 
-async def _close_all(cores: Iterable[HostCore], grace_period: float) -> None:
+async def _close_all(cores: Mapping[str, HostCore], grace_period: float) -> None:
     if trio.current_effective_deadline() == -math.inf:
         grace_period = 0
+    board = Board(cores)
+
+    async def close(core: HostCore) -> None:
+        with board.doing(core.name, "closing"):
+            await core.aclose(grace_period)
+
     with trio.CancelScope(shield=True):  # bounded by Link.close
-        async with trio.open_nursery() as nursery:
-            for core in cores:
-                nursery.start_soon(core.aclose, grace_period)
+        async with board.logged() as nursery:
+            for core in cores.values():
+                nursery.start_soon(close, core)

@@ -5,10 +5,11 @@ How it is shown to people is live_view.py's job.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -54,19 +55,25 @@ class Board:
     Args:
       hosts: their names.
       tell: what to call with each change; None if nobody wants to know.
+      has_turns: whether a host that does nothing is one whose turn has not come, and so is waited for too.
     """
 
-    def __init__(self, hosts: Iterable[str], tell: Callable[[HostProgress], object] | None) -> None:
+    def __init__(
+        self, hosts: Iterable[str], tell: Callable[[HostProgress], object] | None = None, *, has_turns: bool = False
+    ) -> None:
         self._tell = tell
+        self._has_turns = has_turns
         self._states: dict[str, HostState] = dict.fromkeys(hosts, "waiting")
         self._counts: Counter[HostState] = Counter(self._states.values())
-        self._under_way: dict[str, tuple[CallRecord, float]] = {}  # and since when
+        self._told: set[str] = set()  # the hosts of which something has been told
+        self._under_way: dict[str, tuple[Callable[[], str], float]] = {}  # what each does, and since when
 
     def set(self, host: str, state: HostState) -> None:
         """Note that a host has come to a state."""
         before = self._states[host]
-        if before == state:
+        if before == state and host in self._told:
             return
+        self._told.add(host)
         self._states[host] = state
         self._counts[before] -= 1
         self._counts[state] += 1
@@ -79,7 +86,7 @@ class Board:
 
     def begin(self, host: str, link: Link, record: CallRecord) -> None:
         """Follow a call, until ``leave``."""
-        self._under_way[host] = record, trio.current_time()
+        self._under_way[host] = lambda: record.stage, trio.current_time()
         if self._tell is not None:
 
             def look() -> None:
@@ -92,6 +99,15 @@ class Board:
         """Do not follow it any more."""
         link.watchers.pop(record, None)
         del self._under_way[host]
+
+    @contextlib.contextmanager
+    def doing(self, host: str, what: str) -> Iterator[None]:
+        """For the time of the block that is what is waited for."""
+        self._under_way[host] = lambda: what, trio.current_time()
+        try:
+            yield
+        finally:
+            del self._under_way[host]
 
     def ended(self, host: str, result: Success[object] | Failure) -> None:
         """Note how a host's part has ended."""
@@ -120,12 +136,25 @@ class Board:
             if self._under_way and logger.isEnabledFor(logging.INFO):
                 logger.info("%s", self._who_is_waited_for())
 
+    @contextlib.asynccontextmanager
+    async def logged(self) -> AsyncIterator[trio.Nursery]:
+        """A nursery; as long as its tasks run, the log says now and then who is waited for."""
+        async with trio.open_nursery() as log:
+            log.start_soon(self.log_who_is_waited_for)
+            async with trio.open_nursery() as nursery:
+                yield nursery
+            log.cancel_scope.cancel()
+
     def _who_is_waited_for(self) -> str:
         now = trio.current_time()
         named = [
-            f"{host} ({record.stage}, {now - since:.0f} s)"
-            for host, (record, since) in list(self._under_way.items())[:MOST_NAMED]
+            f"{host} ({stage()}, {now - since:.0f} s)"
+            for host, (stage, since) in list(self._under_way.items())[:MOST_NAMED]
         ]
         if len(self._under_way) > MOST_NAMED:
             named.append(f"and {len(self._under_way) - MOST_NAMED} more")
-        return f"waiting for {len(self._under_way)} of {len(self._states)} hosts: {', '.join(named)}"
+        idle = sum(state == "waiting" and host not in self._under_way for host, state in self._states.items())
+        in_line = idle if self._has_turns else 0
+        if in_line:
+            named.append(f"and {in_line} whose turn has not come")
+        return f"waiting for {len(self._under_way) + in_line} of {len(self._states)} hosts: {', '.join(named)}"

@@ -237,7 +237,9 @@ class Spread(Generic[A, T]):
     @trio.lowlevel.enable_ki_protection
     async def _offer_again(self, job: _Job[A]) -> None:
         if job.failures:
-            await trio.sleep(backoff(job.failures))
+            pause = backoff(job.failures)
+            logger.info("item %d failed, and is tried again in %.1f s", job.index, pause)
+            await trio.sleep(pause)
         await self._offer.send(job)
 
     @trio.lowlevel.enable_ki_protection

@@ -75,6 +75,34 @@ async def test_raise_failures_raises_one_group_of_what_failed() -> None:
     assert {error.host for error in caught.value.exceptions} == {"bad", "nowhere"}  # type: ignore[attr-defined]
 
 
+def _raise(value: object) -> None:
+    raise LookupError(value)
+
+
+async def test_every_failure_has_its_host_whatever_raised(tmp_path: Path) -> None:
+    async with trickle.open_group([local("one"), local("two")]) as group:
+        failed = [
+            await group.call(_raise, 1),
+            await group.call(abs, (each for each in ())),  # type: ignore[arg-type]
+            await group.reducing(_raise).call(abs, -1),
+            await group.put(tmp_path / "missing", tmp_path / "there"),
+            await group.fetch(sys.executable, tmp_path / "missing" / "{host}"),
+            await group.fetch(tmp_path / "missing", tmp_path / "{host}"),
+            await group.run_process(["false"]),
+            await group.run_process(["no-such-command"]),
+            await group.options(timeout=0.5).call(time.sleep, 60),
+        ]
+        async with group.stream(_raise, 1) as items:  # type: ignore[type-var]
+            streamed = [item async for item in items]
+    failed.append(await group.call(abs, 1))
+
+    for results in [*failed, trickle.Results(dict(streamed))]:  # type: ignore[arg-type]
+        assert {name: error.host for name, error in results.failures().items()} == {  # type: ignore[attr-defined]
+            "one": "one",
+            "two": "two",
+        }
+
+
 async def test_a_timeout_over_a_group_keeps_the_answers_that_came(tmp_path: Path) -> None:
     async with trickle.open_group([local("quick"), local("slow")]) as group:
         (await group.call(act, {})).unwrap()  # so that everything has been sent

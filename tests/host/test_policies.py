@@ -713,19 +713,80 @@ async def test_a_filter_runs_by_the_groups_options() -> None:
 # ---- who is waited for
 
 
+def said_of_waiting(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("waiting for")]
+
+
 async def test_the_log_says_who_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "trickle")
 
     async with open_memory_group([f"n{number}" for number in range(20)]) as group:
         await group.call(sleep, {f"n{number}": 15 if number < 18 else 45 for number in range(5, 20)})
 
-    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("waiting for")]
+    lines = said_of_waiting(caplog)
     assert lines[0].startswith("waiting for 15 of 20 hosts: ") and lines[0].endswith("and 5 more")
     assert lines[1] in (
         "waiting for 2 of 20 hosts: n18 (running, 30 s), n19 (running, 30 s)",
         "waiting for 2 of 20 hosts: n19 (running, 30 s), n18 (running, 30 s)",
     )
     assert len(lines) == 2
+
+
+async def test_one_that_is_to_be_tried_again_is_waited_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trickle._fan_out.backoff", lambda failures: 12.0)
+    caplog.set_level(logging.INFO, "trickle")
+    told: list[trickle.HostProgress] = []
+
+    async with open_memory_group("a") as group:
+        await group.options(repeatable=True, retries=1, progress=told.append).call(fail_on, "a")
+
+    assert said_of_waiting(caplog) == ["waiting for 1 of 1 hosts: a (waiting to be tried again, 10 s)"]
+    assert [each.state for each in told][-4:] == ["waiting", "sending code", "running", "failed"]
+
+
+async def test_those_whose_turn_has_not_come_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trickle")
+    told: list[trickle.HostProgress] = []
+
+    async with open_memory_group("abc") as group:
+        await group.options(limit=1, progress=told.append).call(sleep, {"a": 15})
+
+    assert said_of_waiting(caplog) == ["waiting for 3 of 3 hosts: a (running, 10 s), and 2 whose turn has not come"]
+    assert [(each.host, each.state) for each in told][:3] == [("a", "waiting"), ("b", "waiting"), ("c", "waiting")]
+
+
+async def test_idle_hosts_are_not_waited_for_by_map(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trickle")
+
+    async with open_memory_group("abc") as group:
+        await mapped(group, items(1, at_first=15))
+
+    assert [line.partition(": ")[0] for line in said_of_waiting(caplog)] == ["waiting for 1 of 3 hosts"]
+
+
+async def test_hosts_that_do_not_answer_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trickle")
+
+    async with open_memory_group("abc", faults={"b": [HANGS]}) as group:
+        with trio.move_on_after(15):
+            await group.wait_connected()
+
+    assert said_of_waiting(caplog) == ["waiting for 1 of 3 hosts: b (connecting: waiting for the agent, 10 s)"]
+
+
+async def test_hosts_that_do_not_close_are_waited_for(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trickle._progress.LONG", 3.0)
+    caplog.set_level(logging.INFO, "trickle")
+
+    async with open_memory_group("ab", faults={"b": [Silence(at=1)]}) as group:
+        await group.wait_connected()
+        await trio.sleep(2)
+
+    assert said_of_waiting(caplog)[0] == "waiting for 1 of 2 hosts: b (closing, 3 s)"
 
 
 async def test_a_progress_callback_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
@@ -746,7 +807,7 @@ async def test_progress_has_times_and_counts() -> None:
         await group.options(progress=told.append, limit=1).call(sleep, {"a": 3, "b": 4})
 
     of_a = [(each.state, each.since) for each in told if each.host == "a"]
-    assert of_a[0] == ("connecting", 0) and of_a[-2:] == [("running", 0), ("done", 3)]
+    assert of_a[:2] == [("waiting", 0), ("connecting", 0)] and of_a[-2:] == [("running", 0), ("done", 3)]
     assert [(each.state, each.since) for each in told if each.host == "b"][-1] == ("done", 7)
     assert all(sum(each.counts.values()) == 2 for each in told)
     with pytest.raises(dataclasses.FrozenInstanceError):
