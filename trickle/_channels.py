@@ -128,6 +128,7 @@ class Flow:
         if self.closed and not self.told and self.call.verdict not in (frames.RETURNED, frames.RAISED):
             raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
         await self.call.finished.wait()
+        await self.link.lines_given(self.call)
         return await self.outcome()
 
     async def close(self, exc: BaseException | None) -> None:

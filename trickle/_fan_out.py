@@ -96,7 +96,9 @@ class Attempt:
                     exc.host = self.host.name  # type: ignore[attr-defined]
             return Failure(exc)
         assert self._scope.cancelled_caught
-        return self._not_needed(None) if self._stopped is not None else self._timed_out()
+        if self._stopped is None:
+            return self._timed_out()
+        return self._not_needed(None) if self._failed is None else Failure(self._failed)
 
     async def _try(self, verb: Verb[T], retries: int) -> Outcome[T]:
         core, options, name = self.host._core, self.host._options, self.host.name
@@ -182,10 +184,11 @@ class FanOut(Generic[T]):
         limit = min(self._policy.limit or len(self._hosts), len(self._hosts))
         for name in self._hosts:
             self._board.set(name, "waiting")
-        async with self._board.logged() as nursery:
-            waiting = iter(self._hosts.values())
-            for _ in range(limit):
-                nursery.start_soon(self._serve, waiting)
+        with self._board.ending():
+            async with self._board.logged() as nursery:
+                waiting = iter(self._hosts.values())
+                for _ in range(limit):
+                    nursery.start_soon(self._serve, waiting)
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, waiting: Iterator[Host]) -> None:
@@ -245,7 +248,7 @@ async def channel_of(
     send, receive = trio.open_memory_channel[X](0)
     wanted = trio.CancelScope()
     raised: BaseException | None = None  # by the body; kept aside, so that it is raised as itself when all is over
-    failed: Exception | None = None  # what produced
+    failed: Exception | SystemExit | None = None  # what produced
 
     async def give(item: X) -> None:
         try:
@@ -260,7 +263,7 @@ async def channel_of(
         with wanted, send:
             try:
                 await produce()
-            except Exception as exc:
+            except (Exception, SystemExit) as exc:
                 failed = exc
 
     produce = prepare(give)

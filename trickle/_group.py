@@ -220,12 +220,14 @@ class Group(Mapping[str, Host]):
 
         A host that cannot be reached takes no items; with ``reconnect=True`` five attempts in a row must have failed.
         If a host is lost, an item that had not been sent there goes to another; one that may have run is a
-        ``Failure(HostLost)``, unless the calls are ``repeatable``.  When no host is left, the items that are fail with
+        ``Failure(HostLost)``, unless the calls are ``repeatable``, and still if three hosts were lost under it.  An
+        asynchronous generator of items is closed at the end.  When no host is left, the items that are fail with
         the last one's error.
 
         The options count items here: ``need``, ``max_failures`` and ``on_failure`` those that succeed or fail, after
-        which the ones that run are ``Failure(NotNeeded)``, and no more are taken; ``retries`` and ``timeout`` are for
-        each item, and ``limit`` is how many run at once.
+        which the ones that run are ``Failure(NotNeeded)``, and no more are taken; ``retries`` is for each item, and
+        ``timeout`` for each attempt at one, which begins on a host that is connected, and may be tried again like any
+        that failed; ``limit`` is how many run at once, those of ``hedge`` included.
 
         Raises:
           ValueError: on entering: there are no hosts; ``options(need=)`` asks for more items than there are, or for a
@@ -393,6 +395,7 @@ class Group(Mapping[str, Host]):
 
         Raises:
           Unsendable: *fn* can neither be imported nor had as source.
+          TypeError: it cannot be called, or is async.
         """
         options = self._options.replace(reducers=(*self._options.reducers, fn))
         pack_reducers(options, "reducing")  # so that it fails here, and not after the work has been done

@@ -147,6 +147,7 @@ class Host:
 
         Raises:
           Unsendable: *fn* can neither be imported nor had as source.
+          TypeError: it cannot be called, or is async.
         """
         options = self._options.replace(reducers=(*self._options.reducers, fn))
         pack_reducers(options, self.name)  # so that it fails here, and not after the work has been done

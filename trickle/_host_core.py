@@ -243,6 +243,7 @@ class HostCore:
             finally:
                 if session is not None:
                     session.calls.discard(call)
+        await link.lines_given(call)
         if call.verdict == frames.RETURNED and not options.reducers:
             return await self.read_pieces(call.pieces, options)
         return await self.outcome(link, call, options, session)
@@ -608,6 +609,8 @@ class CallRecord:
             return "not begun"
         if self.call is None:
             return f"connecting: {self.link.stage}" if self.link.info is None else "packing its arguments"
+        if self.call.verdict == frames.RETURNED:
+            return "reading its result"
         return "connecting: " + self.link.stage if self.link.info is None else self.link.stage_of(self.call)
 
     @property

@@ -26,7 +26,7 @@ from trickle._diagnosis import cannot_run, connect_error, printable
 from trickle._exceptions import ConnectError, HostLost, ProtocolError
 from trickle._handshake import Handshake, chain, starts_new_session
 from trickle._module_server import MAX_KEY, MAX_QUESTIONS, ModuleServer
-from trickle._output import MANY_LINES, OutputDelivery, shown
+from trickle._output import OutputDelivery, shown
 from trickle._settings import GRACE_PERIOD, VERDICT_SLACK, OpenSettings, Sink
 from trickle._tunnel_process import EXIT_PATIENCE, LocalProcess, StartTunnel, TunnelProcess, end_process, start_tunnel
 from trickle._tunnels import Local, Sudo
@@ -348,11 +348,10 @@ class Link:
 
     def cancel(self, call: RemoteCall, *, grace_period: float, reason: str | None, by_deadline: bool) -> None:
         """Ask for the end of a call.  Its verdict comes as always; one that has not left yet ends here and now."""
-        if call.verdict is not None or call.finished.is_set():
+        if call.finished.is_set():
             return
         if self._connection.withdraw(call.id):
-            call.verdict = frames.NEVER_STARTED
-            self._finish(call)
+            self._finish(call, frames.NEVER_STARTED)
             return
         self._connection.drop(call.id)
         cause = frames.BY_DEADLINE if by_deadline else frames.BY_CALLER
@@ -369,9 +368,8 @@ class Link:
         self.begun.set()
         self.answered.set()
         for call in list(self.calls.values()):
-            if call.verdict is None:
-                call.error = error
-            self._finish(call)
+            call.error = error
+            self._finish(call, None)
         self._scope.cancel()
         # A host that was never reached is the business of whoever called it; one that is lost may have been idle.
         log = logger.info if self.closing or isinstance(error, ConnectError) else logger.warning
@@ -415,6 +413,10 @@ class Link:
     @property
     def bytes_received(self) -> int:
         return self._connection.bytes_received
+
+    async def lines_given(self, call: RemoteCall) -> None:
+        """Wait until what a call has printed has been given to who wants it, unless this is cancelled."""
+        await self._output.given(call.id)
 
     def is_sending(self, call: RemoteCall) -> bool:
         """Whether something that a call needs has not left yet: modules, or its arguments."""
@@ -652,7 +654,7 @@ class Link:
             try:
                 heard = 0
                 for start in range(0, len(data), piece):
-                    if self._output.said >= MANY_LINES:
+                    if self._output.said >= self._output.many:
                         await self._output.give_turn()
                     heard += self._receive(bytes(data[start : start + piece]))
             except WireError as exc:
@@ -698,8 +700,8 @@ class Link:
                     call.pieces.clear()  # parts of a result that nobody wants any more
                 if frame.payload:
                     call.add(frame.payload)
-                call.detail, call.verdict = frame.detail, frame.verdict
-                self._output.when_given(call.id, lambda: self._finish(call))
+                call.detail = frame.detail
+                self._finish(call, frame.verdict)
             case Data():
                 call = self.calls[frame.id]
                 if len(frame.payload) == frames.CHUNK and len(call.pieces) < 2:
@@ -753,11 +755,9 @@ class Link:
         call = self.calls.get(id)
         return call.sink if call is not None else self._late_sinks.get(id)
 
-    def _finish(self, call: RemoteCall) -> None:
-        """Answer who waits for a call."""
-        verdict = call.verdict
-        if self.calls.pop(call.id, None) is None:
-            return  # the host was lost meanwhile
+    def _finish(self, call: RemoteCall, verdict: int | None) -> None:
+        call.verdict = verdict
+        self.calls.pop(call.id, None)
         if call.sink is not None and verdict != frames.RETURNED:
             self._late_sinks[call.id] = call.sink
             if len(self._late_sinks) > LATE_SINKS:
@@ -883,7 +883,7 @@ class Link:
         elif in_order:
             self.state = "closed"
             for call in list(self.calls.values()):
-                self._finish(call)
+                self._finish(call, None)
             self.answered.set()
         else:
             self.lose(self._lost(f"the connection ended (the tunnel's exit status is {process.returncode})"))

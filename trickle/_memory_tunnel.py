@@ -253,6 +253,7 @@ class Wire:
     def stop(self) -> None:
         """The host is closed: nothing of it may go on."""
         self.agent.stop()
+        self._to_agent.close()  # it may wait for the rest of its code
         self._audible.set()
         self._carrying.cancel()
 

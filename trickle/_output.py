@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import sys
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import trio
 
@@ -17,7 +19,8 @@ from trickle._wire.frames import Output, Record
 
 logger = logging.getLogger("trickle")
 
-MANY_LINES = 1000  # and records: how many until other tasks get their turn
+MANY_LINES = 1000  # and records: how many until other tasks get their turn; fewer where the sink is slow
+LONGEST_TURN = 0.02  # seconds that a sink takes of the event loop, as far as that is up to us
 
 
 class OutputDelivery:
@@ -30,11 +33,13 @@ class OutputDelivery:
 
     Attributes:
       said: lines and records since other tasks had a turn.
+      many: so many are enough for one.
       gone: set when all has been taken.
     """
 
     def __init__(self, host: str, delivered: Callable[[Output], object], send: Callable[[], object]) -> None:
         self.said: int = 0
+        self.many: int = MANY_LINES
         self.gone: trio.Event = trio.Event()
         self.gone.set()
         self._host = host
@@ -42,7 +47,8 @@ class OutputDelivery:
         self._send = send
         # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
         self._waiting: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
-        self._behind: dict[int, Callable[[], object]] = {}  # what waits for lines of a call
+        self._delivering = False
+        self._behind: dict[trio.lowlevel.Task, int] = {}  # who waits for the lines of which call
         self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
         self._lines_waiting = 0
         self._patience = trio.CancelScope()
@@ -82,21 +88,37 @@ class OutputDelivery:
         elif self._waiting or not self._give(frame, sink or print_line):
             self._lines_waiting += _count(frame)
             self._waiting.append((frame, sink or print_line))
-            if len(self._waiting) == 1:
+            if not self._delivering:
                 assert self._nursery is not None
+                self._delivering = True
                 self._nursery.start_soon(self._deliver)
         if (self._waiting or self._filling) and self.gone.is_set():
             self.gone = trio.Event()
 
-    def when_given(self, id: int, then: Callable[[], object]) -> None:
-        """Do something as soon as a call's lines have been given to a sink that takes them at once: mostly now.
+    async def given(self, id: int) -> None:
+        """Wait until a call's lines have been given to a sink that takes them at once: mostly they have.
 
-        A channel may be emptied by the one who waits for the call, so nothing waits for that.
+        If this is cancelled it returns and raises nothing: what the call has returned is not to be lost.  A channel may
+        be emptied by the one who waits here, so nothing waits for that.
         """
-        if self._waiting and any(frame.id == id for frame, _ in self._waiting):
-            self._behind[id] = then
-        else:
-            then()
+        if not self._delivering or not self._has_lines_of(id):
+            return
+        task = trio.lowlevel.current_task()
+
+        def give_up(raise_cancel: object) -> trio.lowlevel.Abort:
+            self._let_go({task})
+            return trio.lowlevel.Abort.FAILED
+
+        self._behind[task] = id
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    def _has_lines_of(self, id: int) -> bool:
+        return any(frame.id == id for frame, _ in self._waiting)
+
+    def _let_go(self, tasks: Iterable[trio.lowlevel.Task]) -> None:
+        for task in tasks:
+            del self._behind[task]
+            trio.lowlevel.reschedule(task)
 
     def log(self, frame: Record) -> None:
         """Log what was logged over there."""
@@ -114,13 +136,20 @@ class OutputDelivery:
     def _give(self, frame: Output, sink: Callable[[OutputLine], object]) -> bool:
         """Whether the sink has taken it; many lines are left to the task that can wait."""
         count = _count(frame)
-        if count > MANY_LINES:
+        if count > self.many:
             return False
         self.said += count
+        started = time.perf_counter()
         for line in self._lines(frame):
             self._give_line(line, sink)
+        self._learn(count, started)
         self._delivered(frame)
         return True
+
+    def _learn(self, lines: int, started: float) -> None:
+        """Lines that were given since *started* show how many a sink takes in one turn."""
+        seconds = time.perf_counter() - started
+        self.many = max(1, min(MANY_LINES, int(lines * LONGEST_TURN / seconds)))
 
     def _give_line(self, line: OutputLine, sink: Callable[[OutputLine], object]) -> None:
         try:
@@ -130,19 +159,27 @@ class OutputDelivery:
 
     @trio.lowlevel.enable_ki_protection
     async def _deliver(self) -> None:
-        while self._waiting:
-            frame, sink = self._waiting[0]
-            for line in self._lines(frame):
-                if self.said >= MANY_LINES:
-                    await self.give_turn()
-                self.said += 1
-                self._give_line(line, sink)
-                self._took(1)
-            self._delivered(frame)
-            self._send()
-            self._waiting.popleft()
-            if frame.id in self._behind:
-                self.when_given(frame.id, self._behind.pop(frame.id))
+        try:
+            while self._waiting:
+                frame, sink = self._waiting[0]
+                lines = self._lines(frame)
+                while turn := list(itertools.islice(lines, max(1, self.many - self.said))):
+                    started = time.perf_counter()
+                    for line in turn:
+                        self._give_line(line, sink)
+                    self._learn(len(turn), started)
+                    self._took(len(turn))
+                    self.said += len(turn)
+                    if self.said >= self.many:
+                        await self.give_turn()
+                self._delivered(frame)
+                self._send()
+                self._waiting.popleft()
+                if self._behind and not self._has_lines_of(frame.id):
+                    self._let_go([task for task, id in self._behind.items() if id == frame.id])
+        finally:
+            self._delivering = False
+            self._let_go(list(self._behind))
         self._look_whether_gone()
 
     def _look_whether_gone(self) -> None:

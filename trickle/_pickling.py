@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from ._agent import functions
 from ._culprit import culprit_path
-from ._exceptions import Unsendable
+from ._exceptions import RemoteError, Unsendable
 from ._imports import absolute_name
 from ._modules import STANDARD_LIBRARY
+from ._results import Results
 from ._source_code import (
     NamesUsed,
     Snippet,
@@ -261,6 +262,10 @@ class _Pickler(pickle.Pickler):
             return self._module(obj)
         if isinstance(obj, CellType):
             return functions.make_cell, ()
+        if isinstance(obj, Results):
+            raise pickle.PicklingError("trickle.Results stay here; send what is in them, as by successful()")
+        if isinstance(obj, RemoteError):
+            raise pickle.PicklingError("an error of a host stays here; send str(error), or error.remote_traceback")
         # Most objects have __module__ from their class; those with one of their own may be pickled by name.
         if isinstance(obj, type) or getattr(obj, "__module__", None) != type(obj).__module__:
             reference = self._by_name(obj)

@@ -81,7 +81,7 @@ class Board:
             counts = {each: count for each, count in self._counts.items() if count}
             try:
                 self._tell(HostProgress(host, state, trio.current_time(), MappingProxyType(counts)))
-            except Exception:  # not to end calls that go well
+            except BaseException:  # not ours to be stopped by, whatever it is
                 logger.exception("%s: the progress callback failed", host)
 
     def begin(self, host: str, link: Link, record: CallRecord) -> None:
@@ -120,6 +120,17 @@ class Board:
                 self.set(host, "lost")
             case _:
                 self.set(host, "failed")
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """When the block is left early, who has not ended is not needed any more."""
+        try:
+            yield
+        except BaseException:
+            for host, state in self._states.items():
+                if state not in ("done", "failed", "lost"):
+                    self.set(host, "not needed")
+            raise
 
     def end(self) -> None:
         """Nothing is left to do: whoever has not been lost is done."""

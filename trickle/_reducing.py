@@ -6,7 +6,10 @@ Both sides of it: `Reducing` is this program's, `_reduce` is what such a process
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import pickle
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,6 +25,7 @@ from trickle._pickle_budget import PATIENCE
 from trickle._settings import CallOptions
 
 GRACE_PERIOD = 5.0  # seconds that an idle process has to end in
+F_SETSIG = 10  # of fcntl(2), Linux; Python does not name it everywhere
 
 
 class Reducing:
@@ -51,7 +55,7 @@ class Reducing:
             raise closed
         if self._context is None:
             _keep_main_out_of_ours()
-            context = trio_parallel.open_worker_context(grace_period=GRACE_PERIOD)
+            context = trio_parallel.open_worker_context(init=_end_with_the_program, grace_period=GRACE_PERIOD)
             self._context = await self._stack.enter_async_context(context)
         packed = pack_reducers(options, host)
         scope = trio.CancelScope()
@@ -126,17 +130,33 @@ def _reduce(packed: bytes, payload: bytes, host: str, full_trust: bool) -> tuple
         for reducer in reducers:
             value = reducer(value)
         return True, pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    except Exception as exc:
+    except BaseException as exc:  # SystemExit too is only this result's end
         functions.show_sources()
         text = traceback.format_exc()
-        if not _survives_pickling(exc):
-            exc = RuntimeError(f"{type(exc).__name__}: {exc}")
-        if not isinstance(exc, UnsafeResult):
-            exc.add_note(f"\nOn this machine, reducing the result of {host}:\n{text.rstrip()}")
-        return False, pickle.dumps(exc)
+        error = exc if _survives_pickling(exc) else RuntimeError(f"{type(exc).__name__}: {exc}")
+        if not isinstance(error, UnsafeResult):
+            error.add_note(f"\nOn this machine, reducing the result of {host}:\n{text.rstrip()}")
+        return False, pickle.dumps(error)
 
 
-def _survives_pickling(exc: Exception) -> bool:
+def _end_with_the_program() -> None:
+    """Have the kernel kill this process when the program that started it is gone, whatever it computes then.
+
+    Its end of a pipe of multiprocessing's, into which nothing is written any more, tells it so.
+    """
+    from multiprocessing import process
+
+    parent = process.parent_process()
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(parent.sentinel, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _survives_pickling(exc: BaseException) -> bool:
+    if not isinstance(exc, Exception):
+        return False
     try:
         return type(pickle.loads(pickle.dumps(exc))) is type(exc)
     except Exception:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import trio
 
+from trickle._async_support import is_async
 from trickle._module_policy import ModulePolicy
 
 if TYPE_CHECKING:
@@ -85,8 +86,12 @@ def check_sink(sink: object) -> None:
     Raises:
       TypeError: it cannot.
     """
-    if sink is not None and not callable(sink) and not isinstance(sink, trio.MemorySendChannel):
-        raise TypeError(f"output={sink!r}: it is a callable that takes an OutputLine, or a trio.MemorySendChannel")
+    if sink is None or isinstance(sink, trio.MemorySendChannel):
+        return
+    if not callable(sink) or is_async(sink):
+        raise TypeError(
+            f"output={sink!r}: it is a callable, and not async, that takes an OutputLine, or a trio.MemorySendChannel"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +159,9 @@ class CallOptions:
         if not isinstance(self.allow, Iterable) or not all(isinstance(each, type) for each in classes):
             raise TypeError(f"allow={self.allow!r}: it is a tuple of classes")
         object.__setattr__(self, "allow", classes)
+        for fn in self.reducers:
+            if not callable(fn) or is_async(fn):
+                raise TypeError(f"reducing({fn!r}): it is a callable, and not async, that takes one result")
         if not is_count(self.max_result, 0):
             raise ValueError(f"max_result={self.max_result!r}: it is a whole number of bytes, 0 or more")
         if not isinstance(self.reconnect, bool):
@@ -232,8 +240,8 @@ class GroupOptions:
             raise ValueError(f"retries={self.retries!r}: it is a whole number, 0 or more")
         if self.hedge is not None and (not is_number(self.hedge) or not self.hedge > 0):
             raise ValueError(f"hedge={self.hedge!r}: it is a number of seconds above 0, or None")
-        if self.progress is not None and not callable(self.progress):
-            raise TypeError(f"progress={self.progress!r}: it is a callable that takes a HostProgress")
+        if self.progress is not None and (not callable(self.progress) or is_async(self.progress)):
+            raise TypeError(f"progress={self.progress!r}: it is a callable, and not async, that takes a HostProgress")
         for name in ("retries", "hedge"):
             if getattr(self, name) and not self.repeatable:
                 raise ValueError(

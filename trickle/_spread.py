@@ -6,7 +6,7 @@ What becomes of one call is _fan_out.py's job.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sized
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import trio
@@ -69,6 +69,12 @@ class _Job(Generic[A]):
             await self._changed.wait()
 
 
+@trio.lowlevel.disable_ki_protection
+def _next(iterator: Iterator[object]) -> object:
+    """The program's next item, or END; it may be long in coming, and Ctrl-C is heard meanwhile."""
+    return next(iterator, END)
+
+
 class Spread(Generic[A, T]):
     """One call for each item, on whatever host is free.
 
@@ -109,7 +115,7 @@ class Spread(Generic[A, T]):
         self._enough: str | None = None  # why
         self._feeding = trio.CancelScope()
         self._fed = False
-        self._error: Exception | None = None  # of the program's items
+        self._error: Exception | SystemExit | None = None  # of the program's items
         self._nursery: trio.Nursery
 
     async def run(self) -> None:
@@ -118,12 +124,13 @@ class Spread(Generic[A, T]):
         Raises:
           Exception: what iterating over the items raised, after the outcomes of those that came before.
         """
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._board.log_who_is_waited_for)
-            self._nursery.start_soon(self._feed)
-            for name in self._hosts:
-                self._nursery.start_soon(self._serve, name)
-        self._board.end()
+        with self._board.ending():
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._board.log_who_is_waited_for)
+                self._nursery.start_soon(self._feed)
+                for name in self._hosts:
+                    self._nursery.start_soon(self._serve, name)
+            self._board.end()
         if self._error is not None:
             raise self._error
 
@@ -137,7 +144,7 @@ class Spread(Generic[A, T]):
         try:
             with self._feeding:
                 await self._offer_all()
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             self._error = exc
         self._fed = True
         self._end_if_done()
@@ -145,17 +152,21 @@ class Spread(Generic[A, T]):
     async def _offer_all(self) -> None:
         iterator: Any = aiter(self._items) if isinstance(self._items, AsyncIterable) else iter(self._items)
         index = 0
-        while True:
-            item: Any = await anext(iterator, END) if hasattr(iterator, "__anext__") else next(iterator, END)
-            if item is END:
-                return
-            self._open += 1
-            try:
-                await self._offer.send(_Job(index, item))
-            except BaseException:
-                self._open -= 1
-                raise
-            index += 1
+        try:
+            while True:
+                item: Any = await anext(iterator, END) if hasattr(iterator, "__anext__") else _next(iterator)
+                if item is END:
+                    return
+                self._open += 1
+                try:
+                    await self._offer.send(_Job(index, item))
+                except BaseException:
+                    self._open -= 1
+                    raise
+                index += 1
+        finally:
+            if isinstance(iterator, AsyncGenerator):  # nobody else can: it was made for us
+                await iterator.aclose()
 
     @trio.lowlevel.enable_ki_protection
     async def _serve(self, name: str) -> None:
@@ -187,6 +198,8 @@ class Spread(Generic[A, T]):
             return
         logger.warning("%s: it was the last host, and there are items left: they fail", name)
         async for job in self._jobs:
+            if job.decided:
+                continue  # while it waited to be given to another host as well
             copy = again(error) if isinstance(error, ConnectError | HostLost) else error
             await self._decide(job, name, Failure(copy))
 
@@ -194,7 +207,8 @@ class Spread(Generic[A, T]):
         if job.decided:
             return  # while it waited to be given to another host as well
         if self._enough is not None:
-            await self._decide(job, host.name, Failure(not_needed(host.name, self._enough, None)))
+            if not job.running:  # else that decides
+                await self._decide(job, host.name, Failure(not_needed(host.name, self._enough, None)))
             return
         attempt = Attempt(host, self._policy, self._board)
         job.running.add(attempt)

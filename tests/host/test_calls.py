@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -348,6 +349,47 @@ async def test_short_lines_by_the_thousand_arrive_before_their_call_returns() ->
             assert len(lines) == calls * 60_001
 
 
+async def test_what_reads_or_writes_behind_the_end_of_a_call_hears_of_it_before_its_lines_have_been_given() -> None:
+    async with trickle.open_host(local(), output=lambda line: None) as host:
+        for _ in range(5):
+            done = await host.run_process(["seq", "20000"])  # whose empty stdin is closed when it may have ended
+            assert done.returncode == 0
+        async with host.open_process(["seq", "20000"], stdin=subprocess.PIPE) as process:
+            await process.wait()
+            process.terminate()
+            assert process.stdin is not None
+            with pytest.raises(trio.BrokenResourceError):
+                await process.stdin.send_all(b"x")
+
+
+async def test_a_slow_sink_costs_neither_a_cancelled_call_its_verdict_nor_the_loop_its_turns() -> None:
+    lines = []
+    turns = 0
+
+    def sink(line: trickle.OutputLine) -> None:
+        lines.append(line)
+        time.sleep(0.001)
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.sleep(0)
+            turns += 1
+
+    async with trickle.open_host(local(), output=sink) as host, trio.open_nursery() as nursery:
+        with trio.move_on_after(0.5):
+            await host.options(grace_period=1).call(work.print_and_return, "\n" * 3_000, 7)
+        assert host.statistics().state == "connected"
+        nursery.start_soon(count_turns)
+        before = len(lines)
+        while len(lines) < before + 500:
+            await trio.sleep(0)
+        nursery.cancel_scope.cancel()
+
+    assert turns > 10
+    assert len(lines) == 3_001
+
+
 async def test_a_cancel_between_a_result_and_lines_that_came_before_it_changes_nothing() -> None:
     lines = []
     scope = trio.CancelScope()
@@ -360,9 +402,9 @@ async def test_a_cancel_between_a_result_and_lines_that_came_before_it_changes_n
     async with trickle.open_host(local(), output=sink) as host:
         with scope:
             assert await host.call(work.print_and_return, "\n" * 5_000, 7) == 7
-
-        assert len(lines) == 5_001
         assert host.statistics().verdicts == {"returned": 1}
+
+    assert len(lines) == 5_001
 
 
 async def test_output_may_go_to_a_memory_channel_which_holds_it_up() -> None:

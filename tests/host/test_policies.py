@@ -611,6 +611,33 @@ async def test_the_loss_of_one_of_two_hosts_leaves_the_other_to_answer(who: str)
     assert result.result == trickle.Success(0)
 
 
+async def test_an_item_that_was_offered_twice_has_one_outcome_when_the_last_host_is_lost() -> None:
+    async with open_memory_group("a", faults={"a": [LinkLost(at=11)]}) as group:
+        view = group.options(repeatable=True, hedge=1)
+        async with view.map(work_on, [{"key": 0, "at_first": 10}, {"key": 1, "at_first": 60}, {"key": 2}]) as found:
+            results = [result async for result in found]
+
+    assert keys(results) == [0, 1, 2]
+    assert [type(result.result) for result in sorted(results)] == [trickle.Success, trickle.Failure, trickle.Failure]
+
+
+async def test_what_runs_when_it_is_enough_has_its_own_outcome_though_it_was_offered_again() -> None:
+    async with open_memory_group("ab") as group:
+        view = group.options(repeatable=True, hedge=2, need=1)
+        async with view.map(return_at_any_rate, [60, 3]) as found:
+            results = {result.item: result.result async for result in found}
+
+    assert results == {3: trickle.Success(3), 60: trickle.Success("returned all the same")}
+
+
+async def return_at_any_rate(seconds: float) -> object:
+    try:
+        await trio.sleep(seconds)
+    except trio.Cancelled:
+        return "returned all the same"
+    return seconds
+
+
 async def test_leaving_early_stops_hedged_items_too() -> None:
     async with open_memory_group("ab") as group:
         with trio.move_on_after(7):
@@ -836,6 +863,83 @@ async def test_a_thousand_hosts_are_no_more_than_a_thousand_times_one() -> None:
 
     assert len(results.successful()) == 900
     assert math.isclose(trio.current_time(), 0, abs_tol=1)
+
+
+async def test_one_that_had_failed_keeps_its_error_when_it_is_not_needed_any_more() -> None:
+    async with open_memory_group("ab") as group:
+        results = await group.options(need=1, repeatable=True, retries=9).call(fail_on, "a", after=0.1)
+
+    assert isinstance(results.failures()["a"], ValueError)
+
+
+@pytest.mark.parametrize("verb", ["call", "as_completed", "map"])
+async def test_progress_of_what_was_left_ends_too(verb: str) -> None:
+    told: list[trickle.HostProgress] = []
+
+    async with open_memory_group("abc") as group:
+        view = group.options(progress=told.append, limit=2)
+        with trio.move_on_after(1):
+            if verb == "call":
+                await view.call(sleep, dict.fromkeys("abc", 60))
+            elif verb == "as_completed":
+                async with view.as_completed(sleep, {"a": 0, "b": 60, "c": 60}) as outcomes:
+                    assert (await outcomes.receive())[0] == "a"
+            else:
+                await mapped(view, items(3, at_first=60))
+
+    last = {each.host: each.state for each in told}
+    assert last["b"] == last["c"] == "not needed"
+    assert sum(told[-1].counts.values()) == 3
+
+
+async def test_a_progress_callback_that_exits_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def leave(progress: trickle.HostProgress) -> None:
+        raise SystemExit
+
+    async with open_memory_group("ab") as group:
+        results = await group.options(progress=leave).call(sleep, {})
+
+    assert results.unwrap() == {"a": "a", "b": "b"}
+
+
+async def test_the_generator_of_items_is_closed() -> None:
+    closed = []
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            for number in range(100):
+                yield number
+        finally:
+            closed.append(True)
+
+    async with open_memory_group("a") as group:
+        async with group.options(need=2).map(fail_on_number, numbers()) as found:
+            assert [result.result async for result in found][:2] == [trickle.Success(0), trickle.Success(1)]
+
+    assert closed == [True]
+
+
+async def test_items_may_exit_behind_the_outcomes_that_came_before() -> None:
+    def numbers() -> Iterator[int]:
+        yield 1
+        raise SystemExit(3)
+
+    found = []
+    async with open_memory_group("a") as group:
+        with pytest.raises(SystemExit):
+            async with group.map(fail_on_number, numbers()) as results:
+                found = [result.result async for result in results]
+
+    assert found == [trickle.Success(1)]
+
+
+async def test_a_host_that_falls_silent_while_its_code_arrives_is_left() -> None:
+    faults = {"a": [SlowLink(bytes_per_second=1000), Silence(at=1)]}
+
+    async with open_memory_group("a", faults=faults) as group:
+        results = await group.options(timeout=10).call(sleep, {})
+
+    assert isinstance(results.failures()["a"], trickle.CallTimeout)
 
 
 async def numbers_then_nothing() -> AsyncIterator[int]:

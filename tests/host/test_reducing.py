@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio_parallel import _proc
 
 import trickle
-from tests import work
+from tests import async_work, work
 from tests.hosts import file_appears, is_running, local, process_ends
 from trickle.testing import open_memory_host
 
@@ -146,6 +147,49 @@ def kill_self(value: object) -> None:
 
 def exit_at_once(value: object) -> None:
     os._exit(7)
+
+
+def leave(value: object) -> None:
+    sys.exit(f"bad record: {value}")
+
+
+async def test_one_that_exits_costs_no_other_host_its_result() -> None:
+    async with trickle.open_group([local("a"), local("b")]) as group:
+        results = await group.reducing(leave).call(work.add, 1)
+
+    assert [str(error) for error in results.failures().values()] == ["SystemExit: bad record: 1"] * 2
+
+
+@pytest.mark.parametrize("fn", [5, async_work.sleep_and_say])
+async def test_what_cannot_reduce_is_refused_at_once(fn: Any) -> None:
+    async with trickle.open_group([local("a")]) as group:
+        with pytest.raises(TypeError, match="a callable, and not async"):
+            group.reducing(fn)
+        with pytest.raises(TypeError, match="a callable, and not async"):
+            group["a"].reducing(fn)
+
+
+async def test_it_does_not_outlive_a_killed_program(tmp_path: Path) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys, trickle, trio\n"
+        "def hold(path):\n"
+        "    import os, pathlib\n"
+        "    pathlib.Path(path + '.new').write_text(str(os.getpid()))\n"
+        "    os.replace(path + '.new', path)\n"
+        "    sum(range(10**13))\n"
+        "async def main():\n"
+        "    async with trickle.open_host(trickle.Local(python=sys.executable)) as host:\n"
+        "        await host.reducing(hold).call(str, sys.argv[1])\n"
+        "trio.run(main)\n"
+    )
+    program = subprocess.Popen([sys.executable, script, tmp_path / "pid"], cwd=Path(__file__).parents[2])
+
+    pid = int(await file_appears(tmp_path / "pid"))
+    program.kill()
+    program.wait()
+
+    await process_ends(pid)
 
 
 async def test_a_process_that_ends_is_told_and_others_go_on() -> None:
