@@ -125,11 +125,17 @@ class Flow:
 
     async def result(self) -> Any:
         """Wait for the function's end; see RemoteChannel.result."""
-        if self.closed and not self.told and self.call.verdict not in (frames.RETURNED, frames.RAISED):
-            raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
+        self._refuse_closed()
         await self.call.finished.wait()
+        self._refuse_closed()
         await self.link.lines_given(self.call)
         return await self.outcome()
+
+    def _refuse_closed(self) -> None:
+        """Nothing, unless it has no outcome because it was closed here."""
+        has_outcome = self.call.error is not None or self.call.verdict in (frames.RETURNED, frames.RAISED, frames.DIED)
+        if self.closed and not has_outcome:
+            raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
 
     async def close(self, exc: BaseException | None) -> None:
         """End the function, if it has not ended: its verdict is here when this returns, or its host is lost."""

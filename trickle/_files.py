@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_MODE = 0o7777
+
 Progress: TypeAlias = "Callable[[int, int | None], object]"
 Local: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | AsyncIterable[bytes]"
 StrOrBytesPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
@@ -65,6 +67,8 @@ class TransferOptions:
     max_size: int | None = None
 
     def __post_init__(self) -> None:
+        if self.mode is not None and not (is_count(self.mode, 0) and self.mode <= MOST_MODE):
+            raise ValueError(f"mode={self.mode!r}: it is a number from 0 to 0o7777, such as 0o644, or None")
         if self.max_size is not None and not is_count(self.max_size, 0):
             raise ValueError(f"max_size={self.max_size!r}: it is a number of bytes, or None")
 
@@ -72,6 +76,12 @@ class TransferOptions:
     def for_target(self) -> dict[str, Any]:
         """What the side that writes needs of it."""
         return {"mode": self.mode, "preserve": self.preserve, "fsync": self.fsync, "resume": self.resume}
+
+
+def _refuse_nul(*paths: object) -> None:
+    for path in paths:
+        if isinstance(path, str | os.PathLike) and b"\0" in os.fsencode(path):
+            raise ValueError(f"{path!r}: there is no NUL in a path")
 
 
 class _Stepper:
@@ -103,6 +113,7 @@ async def put(
 ) -> TransferResult:
     """See Host.put."""
     source: file_source.Source | None = None
+    _refuse_nul(local, remote)
     check = trio.from_thread.check_cancelled
     if isinstance(local, str | os.PathLike):
         source = file_source.Source(os.fsencode(local), f" (here, for {core.name})", check)
@@ -115,9 +126,16 @@ async def put(
         if source is not None:
             await _give(flow, stepper, source, how)
         else:
-            await _give_as_it_comes(flow, stepper, local, how)
+            with trio.CancelScope() as giving:  # the next of it may never come, whatever becomes of the target
+                flow.nursery.start_soon(_cancel_at_end, flow, giving)
+                await _give_as_it_comes(flow, stepper, local, how)
         flow.send_eof()
         return _result(flow, await flow.result(), source.special if source is not None else [])
+
+
+async def _cancel_at_end(flow: Flow, scope: trio.CancelScope) -> None:
+    await flow.call.finished.wait()
+    scope.cancel()
 
 
 async def _give(flow: Flow, stepper: _Stepper, source: file_source.Source, how: TransferOptions) -> None:
@@ -196,6 +214,7 @@ async def fetch(
     record: CallRecord | None = None,
 ) -> TransferResult:
     """See Host.fetch."""
+    _refuse_nul(local, remote)
     arguments: tuple[bytes, dict[str, Any]] = (os.fsencode(remote), {})
     where = f" (here, from {core.name})"
     rules = {**how.for_target, "set_id": False, "max_size": how.max_size}  # a host has no say in who may do what here

@@ -475,8 +475,12 @@ class Link:
             self._decoder = MsgpackDecoder()  # the last agent may have died in the middle of its hello
             self._stderr_ended = trio.Event()
             self._connect_scope = trio.CancelScope()
-            process = await self._start_tunnel()
-            if process is not None:
+            with trio.move_on_after(self.settings.connect_timeout) as starting:  # a relay may have no room for it
+                process = await self._start_tunnel()
+            if starting.cancelled_caught:
+                self._given_up = True
+                self._fail_to_connect()
+            elif process is not None:
                 with trio.CancelScope() as self._attempt_scope:
                     await self._live_with(process)
         finally:

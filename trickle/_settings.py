@@ -31,7 +31,7 @@ class OutputLine:
       host: the host's name.
       stream: ``"stdout"`` or ``"stderr"``.
       call: the number of the call that it belongs to, counted from 1 on each connection; None when no call ran.
-      text: the line, without its end.
+      text: the line, without its end.  One of more than 32 KiB comes in parts of that, one behind the other.
     """
 
     host: str

@@ -44,3 +44,24 @@ def test_nothing_but_calls_is_taken_back(worker: pool.Worker) -> None:
     assert not worker.can_be_given_ahead
     assert worker.take_back() == set()
     assert taken_by(worker) == Modules(0, 1, 0, b"a bundle")
+
+
+@pytest.mark.parametrize("character", ["x", "é", "€", "😀"])
+def test_a_long_line_is_cut_between_characters(character: str) -> None:
+    lines = pool.Lines(1)
+    text = "ab" + character * (3 * pool.LINE) + "\n"
+
+    blocks = [
+        block
+        for start in range(0, len(text.encode()), 5000)
+        for block in lines.feed(text.encode()[start : start + 5000])
+    ]
+
+    assert "".join(block.decode() for block in blocks) == text
+    assert all(len(block) <= pool.LINE for block in blocks)
+
+
+def test_what_is_no_text_is_cut_all_the_same() -> None:
+    blocks = pool.Lines(1).feed(b"\x80" * (2 * pool.LINE))
+
+    assert [len(block) for block in blocks] == [pool.LINE]

@@ -109,7 +109,7 @@ except TypeError as exc: send(("%s|%s" % (type(value).__name__, exc)).encode())
 
     type_name, message = run(python, script).decode().split("|", 1)
 
-    assert message.startswith(f"the function returned something that cannot be sent: {type_name} (")
+    assert message.startswith(f"the function has returned, or sent, what cannot be sent: {type_name} (")
 
 
 @each_python

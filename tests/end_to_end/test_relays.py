@@ -32,6 +32,13 @@ async def test_only_what_is_on_this_machine_gets_what_is_compiled_here() -> None
         assert await leaf.call(work.compiled_files) == {}
 
 
+async def test_a_relay_without_room_is_waited_for_no_longer_than_for_an_answer() -> None:
+    async with trickle.open_host(local("relay"), max_open=1) as relay, relay.open_host(local("one")):
+        with pytest.raises(trickle.ConnectError, match="two: no agent answered within 0.2 s"):
+            async with relay.open_host(local("two"), connect_timeout=0.2):
+                pass
+
+
 async def test_relays_go_on_to_relays(piped_sshd: Sshd) -> None:
     async with trickle.open_host(local("one")) as one:
         async with one.open_host(local("two")) as two, two.open_host(beyond(piped_sshd)) as leaf:

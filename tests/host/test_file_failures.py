@@ -556,7 +556,7 @@ def put_link(path: Path) -> None:
     ("change", "expected"),
     [
         (put_fifo, "while it was read.*something else was put in its place"),
-        (put_link, "while it was read.*a link was put in its place"),
+        (put_link, "while it was read.*one was put in its place"),
         (Path.unlink, "while it was read.*was removed meanwhile"),
         (lambda path: path.write_bytes(b"longer"), "was changed while it was read.*transfer it again"),
     ],

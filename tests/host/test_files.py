@@ -410,6 +410,62 @@ async def test_an_error_while_reading_here_leaves_nothing_there(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_source_that_gives_nothing_does_not_hide_what_has_become_of_the_target(tmp_path: Path) -> None:
+    closed = []
+
+    async def quiet() -> AsyncIterator[bytes]:
+        try:
+            yield b"x"
+            await trio.sleep_forever()
+        finally:
+            closed.append(True)
+
+    async with trickle.open_host(local("web1")) as host, trio.open_nursery() as nursery:
+        with pytest.raises(FileNotFoundError, match="^web1: "):
+            await host.put(quiet(), tmp_path / "missing" / "there")
+        nursery.start_soon(_kill_when_it_is_called, host)
+        with pytest.raises(trickle.HostLost):
+            await host.put(quiet(), tmp_path / "there")
+
+    assert closed  # once, or twice: the first may have been refused before it began
+    assert not (tmp_path / "there").exists()
+
+
+async def _kill_when_it_is_called(host: trickle.Host) -> None:
+    while not host.statistics().calls_running:
+        await trio.sleep(0.01)
+    os.kill(host.info.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("mode", [-1, 0o10000, 2**40, "0644", True])
+async def test_a_mode_that_is_none_is_refused_and_costs_nothing(mode: int, tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(ValueError, match="mode="):
+            await host.put(b"x", tmp_path / "there", mode=mode)
+        with pytest.raises(ValueError, match="mode="):
+            await host.fetch(__file__, tmp_path / "there", mode=mode)
+        with pytest.raises(ValueError, match="NUL"):
+            await host.fetch(__file__, "a\0b")
+        with pytest.raises(ValueError, match="NUL"):
+            await host.put(b"x", "a\0b")
+        assert await host.call(work.add, 1, 2) == 3
+
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_times_of_a_clock_that_was_wrong_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "file").write_text("x")
+    os.utime(tmp_path / "tree" / "file", ns=(10_413_792_000 * 10**9, 10_413_792_000 * 10**9))  # in the year 2300
+    kept = (tmp_path / "tree" / "file").stat().st_mtime_ns
+
+    async with trickle.open_host(local()) as host:
+        await host.put(tmp_path / "tree", tmp_path / "there")
+        await host.fetch(tmp_path / "there", tmp_path / "back")
+
+    assert (tmp_path / "back" / "file").stat().st_mtime_ns == kept
+
+
 async def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
     source = file_source.Source(os.fsencode(tmp_path / "here"))
     (tmp_path / "here").write_bytes(bytes(files.BATCH * 3))

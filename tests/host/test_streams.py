@@ -433,6 +433,18 @@ async def test_a_function_may_send_and_receive_in_two_threads() -> None:
         assert await channel.result() == sum(range(100))
 
 
+async def test_who_waits_for_the_result_of_a_channel_that_is_closed_hears_of_that() -> None:
+    async with trickle.open_host(local("web1")) as host, host.open_channel(flows.receive_nothing) as channel:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.result)
+                await trio.testing.wait_all_tasks_blocked()
+                await channel.aclose()
+        assert caught.group_contains(trio.ClosedResourceError, match="web1: this channel was closed here")
+        with pytest.raises(trio.ClosedResourceError):
+            await channel.result()
+
+
 async def test_aclose_of_the_host_ends_its_channels() -> None:
     async with trickle.open_host(local()) as host:
         with pytest.raises(trio.ClosedResourceError):

@@ -373,7 +373,7 @@ def is_entry(entry: "Any") -> bool:
         and kind in (FILE, DIRECTORY, LINK)
         and -1 <= size < 2**63
         and -1 <= mode < 0o10000
-        and abs(mtime) < 2**63
+        and abs(mtime) < 2**63 * 10**9  # what has gone wrong with a clock is kept too
         and b"\0" not in link
         and -1 <= uid < 2**32
         and -1 <= gid < 2**32

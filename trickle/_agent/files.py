@@ -126,7 +126,7 @@ READING = {
     errno.EACCES: "user {uid} may not: see its permissions, or use another user, as with Sudo",
     errno.EPERM: "user {uid} may not: see its permissions, or use another user, as with Sudo",
     errno.ENOENT: "it is not there, or was removed meanwhile",
-    errno.ELOOP: "a link was put in its place meanwhile",
+    errno.ELOOP: "it is a link that leads to itself, or one was put in its place meanwhile",
     errno.ENXIO: "something else was put in its place meanwhile",
 }
 

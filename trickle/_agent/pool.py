@@ -40,7 +40,7 @@ class Lines:
         data = self._rest + data
         blocks = []
         while len(data) > LINE:
-            cut = data.rfind(b"\n", 0, LINE) + 1 or LINE
+            cut = data.rfind(b"\n", 0, LINE) + 1 or _before_character(data, LINE)
             blocks.append(data[:cut])
             data = data[cut:]
         cut = data.rfind(b"\n") + 1
@@ -58,6 +58,14 @@ class Lines:
         """What was written after the last newline."""
         rest, self._rest = self._rest, b""
         return rest
+
+
+def _before_character(data: bytes, cut: int) -> int:
+    """The place at *cut* or shortly before where a character of UTF-8 begins."""
+    for start in range(cut, cut - 4, -1):
+        if data[start] & 0xC0 != 0x80:
+            return start
+    return cut  # it is no UTF-8
 
 
 class Worker:

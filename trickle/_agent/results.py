@@ -59,7 +59,7 @@ def pickle_result(value: "Any") -> "List[bytes]":
         pickler.dump(value)
     except Exception as exc:
         raise TypeError(
-            "the function returned something that cannot be sent: %s (%s)" % (_describe_type(value), _text_of(exc))
+            "the function has returned, or sent, what cannot be sent: %s (%s)" % (_describe_type(value), _text_of(exc))
         ) from exc
     return output.pieces if len(output.pieces) <= MOST_PIECES else [b"".join(output.pieces)]
 
