@@ -24,6 +24,15 @@ def act(script, item=None):
     return item if item is not None else host_name()
 
 
+def give_some(script, count):
+    """Yield so many numbers; or hang behind the first, by a script."""
+    what, about = part_of(script)
+    for number in range(count):
+        yield number
+        if what == "hang":
+            hang(about)
+
+
 def part_of(script):
     return script.get(host_name(), script.get("*", ("return", None)))
 

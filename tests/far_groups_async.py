@@ -1,6 +1,7 @@
 """The same as tests/far_groups.py for hosts in memory, whose clock is this program's."""
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ async def act(script: dict[str, tuple[str, Any]], item: object = None) -> object
     if what == "overlap":
         return await overlap(about)
     return item if item is not None else host_name()
+
+
+async def give_some(script: dict[str, tuple[str, Any]], count: int) -> AsyncIterator[int]:
+    what, about = part_of(script)
+    for number in range(count):
+        yield number
+        if what == "hang":
+            await hang(about, None)
 
 
 async def hang(directory: str, item: object) -> None:

@@ -189,6 +189,78 @@ async def test_nobody_who_listens_holds_up_nothing_but_turns(kind: Kind) -> None
     assert {name for name, _ in came} == {"n0", "n1"}
 
 
+# ---- streams
+
+
+async def test_a_host_that_hangs_holds_up_no_others_stream(kind: Kind) -> None:
+    names = kind.names(3)
+    received: dict[str, list[object]] = {name: [] for name in names}
+
+    async with kind.open(names) as group:
+        async with group.stream(kind.far.give_some, kind.hanging("n1"), 100) as things:
+            for _ in range(100 + 1 + 100):
+                name, thing = await things.receive()
+                received[name].append(thing)
+            await kind.begun("n1")
+            assert not kind.over("n1")
+
+        assert kind.over("n1")
+        assert running(group) == 0
+
+    everything = [trickle.Success(number) for number in range(100)]
+    assert received == {"n0": everything, "n1": everything[:1], "n2": everything}
+
+
+# ---- processes and files
+
+
+@pytest.fixture
+def kind_with_files(kind: Kind) -> Kind:
+    if kind.in_memory:
+        pytest.skip("a host in memory has no processes and no files")
+    return kind
+
+
+async def test_a_process_runs_on_all_that_can_be_reached(kind_with_files: Kind) -> None:
+    async with kind_with_files.open_with_nowhere(["n0", "n1"]) as group:
+        results = await group.run_process(["cat"], stdin=b"for all", capture_stdout=True)
+
+    assert {name: done.stdout for name, done in results.successful().items()} == {"n0": b"for all", "n1": b"for all"}
+    assert_only_nowhere_failed(results)
+
+
+async def test_a_file_is_put_on_all_that_can_be_reached(kind_with_files: Kind, tmp_path: Path) -> None:
+    (tmp_path / "here").write_text("for all")
+    there = kind_with_files.directory / "there"
+
+    async with kind_with_files.open_with_nowhere(["n0", "n1"]) as group:
+        results = await group.put(tmp_path / "here", there)
+
+    assert {name: done.path for name, done in results.successful().items()} == dict.fromkeys(["n0", "n1"], str(there))
+    assert there.read_text() == "for all"
+    assert_only_nowhere_failed(results)
+
+
+async def test_a_file_is_fetched_from_all_that_can_be_reached(kind_with_files: Kind, tmp_path: Path) -> None:
+    there = kind_with_files.directory / "there"
+    there.write_text("of each")
+    (tmp_path / "here").mkdir()
+
+    async with kind_with_files.open_with_nowhere(["n0", "n1"]) as group:
+        results = await group.fetch(there, tmp_path / "here" / "{host}")
+
+    assert list(results.successful()) == ["n0", "n1"]
+    assert {path.name: path.read_text() for path in (tmp_path / "here").iterdir()} == {"n0": "of each", "n1": "of each"}
+    assert_only_nowhere_failed(results)
+
+
+def assert_only_nowhere_failed(results: trickle.Results[Any]) -> None:
+    ((name, error),) = results.failures().items()
+    assert name == "nowhere"
+    assert isinstance(error, trickle.ConnectError)
+    assert error.host == "nowhere"
+
+
 # ---- how many, and when it is enough
 
 
