@@ -25,6 +25,7 @@ class Kind:
     Args:
       open: opens a group of hosts of these names.
       open_with_nowhere: the same with one more host at the end, "nowhere", which cannot be reached.
+      open_with_silent: the same with one more host at the end, "silent", which never answers while it connects.
       far: what they run: far_groups.py, or far_groups_async.py.
       kill: ends a host's agent at once.
       directory: both ends can write to it.
@@ -33,6 +34,7 @@ class Kind:
 
     open: Callable[..., AbstractAsyncContextManager[trickle.Group]]
     open_with_nowhere: Callable[..., AbstractAsyncContextManager[trickle.Group]]
+    open_with_silent: Callable[..., AbstractAsyncContextManager[trickle.Group]]
     far: Any
     kill: Callable[[trickle.Host], Awaitable[object]]
     directory: Path
@@ -375,42 +377,55 @@ async def test_cancelled_before_it_begins(kind: Kind) -> None:
     assert not (kind.directory / "n0").exists()
 
 
-@pytest.mark.parametrize("how", ["call", "as_completed", "map"])
+@pytest.mark.parametrize("how", ["call", "as_completed", "stream", "map"])
 async def test_cancelled_while_it_runs(kind: Kind, how: str) -> None:
-    names = ["n0", "n1"]
-    begun = names if how != "map" else ["n0-0", "n1-1"]
-
-    async with kind.open(names) as group:
+    async with kind.open(["n0", "n1"]) as group:
         await warm(group, kind)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_run, group, kind, how)
-            if how == "map":
-                await _any_two(kind.directory)
-                begun = [path.name for path in kind.directory.iterdir() if "." not in path.name]
-            else:
-                await kind.begun(*begun)
-            nursery.cancel_scope.cancel()
+        begun = await _cancel_when_two_have_begun(group, kind, how)
 
         assert kind.over(*begun)
         assert running(group) == 0
         assert all(host.statistics().verdicts == {"returned": 1, "cancelled": 1} for host in group.values())
 
 
+@pytest.mark.parametrize("how", ["call", "as_completed", "stream", "map"])
+async def test_cancelled_while_a_host_still_connects(kind: Kind, how: str) -> None:
+    async with kind.open_with_silent(["n0", "n1"]) as group:
+        begun = await _cancel_when_two_have_begun(group, kind, how)
+
+        assert kind.over(*begun)
+        assert {name.partition("-")[0] for name in begun} == {"n0", "n1"}
+        assert not list(kind.directory.glob("silent*"))
+        assert running(group) == 0
+        assert not group.unreachable
+        assert group["silent"].statistics().state != "connected"
+        assert (await group[:2].call(kind.far.act, {})).unwrap() == {"n0": "n0", "n1": "n1"}
+
+
+async def _cancel_when_two_have_begun(group: trickle.Group, kind: Kind, how: str) -> list[str]:
+    """What had begun then, as ``kind.over`` takes it."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, group, kind, how)
+        while len(begun := [path.name for path in kind.directory.iterdir() if "." not in path.name]) < 2:
+            await trio.sleep(0.005)
+        nursery.cancel_scope.cancel()
+    return begun
+
+
 async def _run(group: trickle.Group, kind: Kind, how: str) -> None:
-    script = kind.hanging("n0", "n1")
+    script = {"*": ("hang", str(kind.directory))}
     if how == "call":
         await group.call(kind.far.act, script)
     elif how == "as_completed":
         async with group.as_completed(kind.far.act, script) as outcomes:
             await outcomes.receive()
+    elif how == "stream":
+        async with group.stream(kind.far.give_some, script, 1) as things:
+            while True:
+                await things.receive()
     else:
         async with group.map(kind.far.hang_item, [(str(kind.directory), 0), (str(kind.directory), 1)]) as found:
             await found.receive()
-
-
-async def _any_two(directory: Path) -> None:
-    while len([path for path in directory.iterdir() if "." not in path.name]) < 2:
-        await trio.sleep(0.005)
 
 
 async def test_cancelled_while_the_body_does_something_else(kind: Kind) -> None:

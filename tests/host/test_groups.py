@@ -14,8 +14,9 @@ from tests import far_groups, far_groups_async
 from tests.group_suite import *  # noqa: F403
 from tests.group_suite import Kind
 from tests.hosts import local
-from trickle.testing import Unreachable, open_memory_group
+from trickle.testing import SlowLink, Unreachable, open_memory_group
 
+SILENT = trickle.Command([sys.executable, "-c", "import sys; sys.stdin.read()"], name="silent")
 NOWHERE = trickle.Command([sys.executable, "-c", "import sys; sys.exit('nobody home')"], name="nowhere")
 
 
@@ -32,6 +33,9 @@ def memory(directory: Path) -> Kind:
         open_with_nowhere=lambda names: open_memory_group(
             [*names, "nowhere"], faults={"nowhere": [Unreachable(times=1000)]}
         ),
+        open_with_silent=lambda names: open_memory_group(
+            [*names, "silent"], faults={"silent": [SlowLink(bytes_per_second=1e-9)]}
+        ),
         far=far_groups_async,
         kill=kill,
         directory=directory,
@@ -47,6 +51,7 @@ def processes(directory: Path) -> Kind:
     return Kind(
         open=lambda names: trickle.open_group(map(local, names)),
         open_with_nowhere=lambda names: trickle.open_group([*map(local, names), NOWHERE]),
+        open_with_silent=lambda names: trickle.open_group([*map(local, names), SILENT]),
         far=far_groups,
         kill=kill,
         directory=directory,
