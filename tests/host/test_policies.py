@@ -331,6 +331,22 @@ async def test_attempts_have_delays_between_them_and_one_timeout_for_all(monkeyp
         assert trio.current_time() == 60
 
 
+@pytest.mark.parametrize("how", ["call", "map"])
+async def test_cancelled_while_a_host_waits_to_be_tried_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("_fan_out", "_spread"):
+        monkeypatch.setattr(f"trickle.{module}.backoff", lambda failures: 3600.0)
+
+    async with open_memory_group("a") as group:
+        view = group.options(repeatable=True, retries=1)
+        with trio.move_on_after(60) as scope:
+            await (view.call(fail_on, "a") if how == "call" else mapped(view, items(1, fail=True)))
+
+        assert scope.cancelled_caught
+        assert trio.current_time() == 60
+        assert group["a"].statistics().verdicts == {"raised": 1}
+        assert (await group.call(sleep, {})).unwrap() == {"a": "a"}
+
+
 async def test_what_cannot_end_otherwise_is_not_tried_again() -> None:
     async with open_memory_group("ab", faults={"b": [LinkLost(at=1)]}) as group:
         view = group.options(repeatable=True, retries=5)
@@ -645,6 +661,19 @@ async def test_leaving_early_stops_hedged_items_too() -> None:
                 await found.receive()
 
         assert all(host.statistics().verdicts == {"cancelled": 1} for host in group.values())
+
+
+async def test_cancelled_while_a_loser_still_cleans_up() -> None:
+    async with open_memory_group("ab") as group:
+        with trio.move_on_after(5 + 1 + 2 + 1) as scope:  # the winner has cleaned up for 2 s, the loser for 1
+            await mapped(group.options(repeatable=True, hedge=5), items(1, at_first=60, cleaning=2))
+
+        assert scope.cancelled_caught
+        assert journal[-1] == (0, "ended", 5 + 1 + 2 + 2)
+        assert trio.current_time() == 5 + 1 + 2 + 2
+        verdicts = [dict(host.statistics().verdicts) for host in group.values()]
+        assert sorted(verdicts, key=str) == [{"cancelled": 1}, {"returned": 1}]
+        assert (await group.call(sleep, {})).unwrap() == {"a": "a", "b": "b"}
 
 
 # ---- the channel
