@@ -3,6 +3,8 @@
 import contextlib
 import os
 import signal
+import traceback
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,77 @@ async def test_cancels_reach_through(function: object, piped_sshd: Sshd, shared:
         assert await leaf.call(work.add, 1, 2) == 3
 
 
+async def test_a_cancel_reaches_through_two_relays(piped_sshd: Sshd, shared: Path) -> None:
+    async with two_relays_before(beyond(piped_sshd)) as (_, leaf):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                leaf.options(grace_period=0.3).call, torture.child_in_a_new_session, str(shared / "pids")
+            )
+            pids = [int(pid) for pid in (await file_appears(shared / "pids")).split()]
+            nursery.cancel_scope.cancel()
+
+        assert not [pid for pid in pids if is_running(pid)]
+        assert await leaf.call(work.add, 1, 2) == 3
+
+
+@contextlib.asynccontextmanager
+async def two_relays_before(tunnel: trickle.SSH) -> AsyncIterator[tuple[list[trickle.Host], trickle.Host]]:
+    async with trickle.open_host(local("one")) as one, one.open_host(local("two")) as two:
+        async with two.open_host(tunnel) as leaf:
+            yield [one, two], leaf
+
+
+async def test_a_deadline_around_a_call_beyond_a_relay_says_where_it_was(piped_sshd: Sshd, shared: Path) -> None:
+    async def expire(scope: trio.CancelScope) -> None:
+        await file_appears(shared / "pid")
+        scope.deadline = trio.current_time()
+
+    async with trickle.open_host(local("relay")) as relay, relay.open_host(beyond(piped_sshd)) as leaf:
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(3600) as scope:
+                nursery.start_soon(expire, scope)
+                await leaf.call(work.say_and_run, str(shared / "pid"))
+
+        assert not is_running(int((shared / "pid").read_text()))
+        assert leaf.statistics().verdicts == {"cancelled": 1}
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "leaf: at its deadline the call was here" in shown and "in say_and_run" in shown
+
+
+async def test_a_timeout_is_kept_beyond_a_relay(piped_sshd: Sshd, shared: Path) -> None:
+    async with trickle.open_host(local("relay")) as relay, relay.open_group([beyond(piped_sshd)]) as group:
+        (await group.call(work.add, 1, 2)).unwrap()  # so that everything has been sent
+        results = await group.options(timeout=3).call(work.say_and_run, str(shared / "pid"))
+
+    error = results.failures()["leaf"]
+    assert isinstance(error, trickle.CallTimeout)
+    assert (error.host, error.stage, error.verdict) == ("leaf", "running", "cancelled")
+    assert error.remote_stack is not None and "in say_and_run" in error.remote_stack
+    assert not is_running(int((shared / "pid").read_text()))
+
+
+async def test_a_host_keeps_a_deadline_while_its_relay_is_stopped(piped_sshd: Sshd, shared: Path) -> None:
+    async with (
+        trickle.open_host(local("relay"), lease=600) as relay,
+        relay.open_host(beyond(piped_sshd), lease=600) as leaf,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def call() -> None:
+            with trio.move_on_after(3):
+                await leaf.options(grace_period=0.3).call(work.say_and_run, str(shared / "pid"))
+
+        await leaf.call(work.add, 1, 2)  # so that everything has been sent
+        nursery.start_soon(call)
+        pid = int(await file_appears(shared / "pid"))
+        os.kill(relay.info.pid, signal.SIGSTOP)
+        try:
+            with trio.fail_after(60):
+                await process_ends(pid)
+        finally:
+            os.kill(relay.info.pid, signal.SIGCONT)
+
+
 async def test_what_is_beyond_a_relay_dies_with_it(piped_sshd: Sshd, shared: Path) -> None:
     pids: list[int] = []
 
@@ -72,6 +145,24 @@ async def test_what_is_beyond_a_relay_dies_with_it(piped_sshd: Sshd, shared: Pat
                 await leaf.call(torture.child_in_a_new_session, str(shared / "pids"))
 
     for pid in [*pids, leaf.info.pid]:
+        await process_ends(pid)
+
+
+async def test_what_is_beyond_two_relays_dies_with_the_first(piped_sshd: Sshd, shared: Path) -> None:
+    pids: list[int] = []
+
+    async with two_relays_before(beyond(piped_sshd)) as ((one, two), leaf), trio.open_nursery() as nursery:
+
+        async def kill() -> None:
+            pids.extend(int(pid) for pid in (await file_appears(shared / "pids")).split())
+            os.kill(one.info.pid, signal.SIGKILL)
+
+        nursery.start_soon(kill)
+        with pytest.raises(trickle.HostLost, match="leaf: .*lost with its relay two: ") as caught:
+            await leaf.call(torture.child_in_a_new_session, str(shared / "pids"))
+
+    assert caught.value.host == "leaf"
+    for pid in [*pids, two.info.pid, leaf.info.pid]:
         await process_ends(pid)
 
 
