@@ -100,16 +100,18 @@ async def test_a_file_that_is_there_already_is_not_sent_again(tmp_path: Path) ->
     assert (tmp_path / "there").stat().st_ino == before.st_ino
 
 
-async def test_of_a_large_file_only_what_has_changed_is_sent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["put", "fetch"])
+async def test_of_a_large_file_only_what_has_changed_is_sent(verb: str, tmp_path: Path) -> None:
     data = bytearray(os.urandom(40 * files.BLOCK + 17))
     (tmp_path / "here").write_bytes(data)
 
     async with trickle.open_host(local()) as host:
-        await host.put(tmp_path / "here", tmp_path / "there")
+        transfer = getattr(host, verb)
+        await transfer(tmp_path / "here", tmp_path / "there")
         data[5 * files.BLOCK] ^= 1
         data += b"and a new end"
         (tmp_path / "here").write_bytes(data)
-        again = await host.put(tmp_path / "here", tmp_path / "there")
+        again = await transfer(tmp_path / "here", tmp_path / "there")
 
     assert (tmp_path / "there").read_bytes() == data
     assert again.sent == files.BLOCK + 17 + len(b"and a new end")
@@ -237,12 +239,13 @@ async def test_modes_and_times_are_kept_or_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-async def test_owners_are_kept_as_root(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["put", "fetch"])
+async def test_owners_are_kept_as_root(verb: str, tmp_path: Path) -> None:
     (tmp_path / "here").write_text("x")
     os.chown(tmp_path / "here", 12345, 54321)
 
     async with trickle.open_host(local()) as host:
-        await host.put(tmp_path / "here", tmp_path / "there")
+        await getattr(host, verb)(tmp_path / "here", tmp_path / "there")
 
     found = (tmp_path / "there").stat()
     assert (found.st_uid, found.st_gid) == (12345, 54321)
@@ -307,7 +310,8 @@ async def test_many_small_files_go_at_once(tmp_path: Path) -> None:
     }
 
 
-async def test_holes_stay_holes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["put", "fetch"])
+async def test_holes_stay_holes(verb: str, tmp_path: Path) -> None:
     with (tmp_path / "here").open("wb") as file:
         file.seek(50_000_000)
         file.write(b"in the middle")
@@ -316,7 +320,7 @@ async def test_holes_stay_holes(tmp_path: Path) -> None:
         pytest.skip("this file system has no holes")
 
     async with trickle.open_host(local()) as host:
-        done = await host.put(tmp_path / "here", tmp_path / "there")
+        done = await getattr(host, verb)(tmp_path / "here", tmp_path / "there")
 
     assert (tmp_path / "there").stat().st_size == 100_000_000
     assert (tmp_path / "there").stat().st_blocks * 512 < 1_000_000
@@ -480,23 +484,25 @@ async def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -
         list(contents)
 
 
-async def test_an_interrupted_transfer_is_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["put", "fetch"])
+async def test_an_interrupted_transfer_is_resumed(verb: str, tmp_path: Path) -> None:
     data = os.urandom(60 * files.BLOCK)
     (tmp_path / "here").write_bytes(data)
 
     async with trickle.open_host(local()) as host:
+        transfer = getattr(host, verb)
         with trio.CancelScope() as scope:
 
             def stop_half_way(done: int, of: int | None) -> None:
                 if done > len(data) // 2:
                     scope.cancel()
 
-            await host.put(tmp_path / "here", tmp_path / "there", resume=True, progress=stop_half_way)
+            await transfer(tmp_path / "here", tmp_path / "there", resume=True, progress=stop_half_way)
         assert scope.cancelled_caught
         assert leftovers(tmp_path) == [".there.trickle-part"]
         assert not (tmp_path / "there").exists()
 
-        done = await host.put(tmp_path / "here", tmp_path / "there", resume=True)
+        done = await transfer(tmp_path / "here", tmp_path / "there", resume=True)
 
     assert (tmp_path / "there").read_bytes() == data
     assert done.sent < len(data)
