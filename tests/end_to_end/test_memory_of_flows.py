@@ -1,10 +1,15 @@
 """What flows against somebody who does not take it: memory stays within what docs/explanation/architecture.md says."""
 
 import contextlib
+import os
+import signal
 import subprocess
+import tempfile
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,10 +17,12 @@ import trio
 import trickle
 from tests import flows
 from tests.hosts import private, running_below
+from trickle._agent import file_target
 
 MIB = 2**20
 HOST, FLOW = 12 * MIB, MIB  # bytes: what a host, and each flow besides, takes at each end at the most
 WIDE = 7 * MIB  # what four flows that have moved much take besides
+TRANSFER = 2 * MIB  # what each takes besides: a message that is read or written, and its worker's code for files
 MUCH = 20  # things: more than it takes to be counted among them
 FLOWS = 4
 TEN_GB = 10 * 10**9
@@ -101,7 +108,58 @@ async def prints_that_nobody_reads(host: trickle.Host) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
-AFTER_MUCH = [large_things_behind_many, things_behind_many_received]
+@contextlib.asynccontextmanager
+async def a_file_that_is_not_written_there(host: trickle.Host) -> AsyncIterator[None]:
+    others = running_below(host.info.pid)
+    stopped: list[int] = []
+
+    async def contents() -> AsyncIterator[bytes]:
+        for number in range(TEN_GB // 100_000):
+            if number == MUCH:
+                stopped.extend(running_below(host.info.pid) - others)
+                (worker,) = stopped
+                os.kill(worker, signal.SIGSTOP)
+            yield bytes(100_000)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host.put, contents(), Path(tempfile.gettempdir(), f"trickle-not-written-{os.getpid()}"))
+        while not stopped:
+            await trio.sleep(0.005)
+        try:
+            yield
+        finally:
+            os.kill(stopped[0], signal.SIGCONT)
+            nursery.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def a_file_that_is_not_written_here(host: trickle.Host) -> AsyncIterator[None]:
+    writing, go = threading.Event(), threading.Event()
+
+    def write(target: file_target.Target, ops: object) -> None:
+        writing.set()
+        go.wait()
+
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as monkeypatch:
+        there = Path(directory, "there")
+        with there.open("wb") as file:
+            for _ in range(100):
+                file.write(bytes(400_000))
+        Path(directory).chmod(0o755)
+        monkeypatch.setattr(file_target.Target, "write", write)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.fetch, there, Path(directory, "here"))
+            while not writing.is_set():
+                await trio.sleep(0.005)
+            try:
+                yield
+            finally:
+                go.set()  # nothing else ends its thread
+                nursery.cancel_scope.cancel()
+
+
+TRANSFERS = [a_file_that_is_not_written_there, a_file_that_is_not_written_here]
+AFTER_MUCH = [large_things_behind_many, things_behind_many_received, *TRANSFERS]
 CASES = [
     *AFTER_MUCH,
     large_things,
@@ -149,6 +207,8 @@ async def test_ten_gigabytes_for_nobody_take_little_memory_and_hold_up_nobody(
         finally:
             tracemalloc.stop()
     bound = HOST + FLOWS * FLOW + (WIDE if stop in AFTER_MUCH else 0)
+    if stop in TRANSFERS:
+        bound += FLOWS * TRANSFER
     print(f"{stop.__name__}: {here / MIB:.1f} MiB here, {there / MIB:.1f} there")
     assert here < bound
     assert there < bound
