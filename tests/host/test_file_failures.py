@@ -481,16 +481,21 @@ async def test_a_full_disk(verb: Verb, kind: str, far: trickle.abc.Tunnel, small
     assert leftovers(small_disk) == []
 
 
-async def test_what_an_ordinary_user_may_not(piped_sshd: Sshd, shared: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def ordinary(piped_sshd: Sshd) -> trickle.SSH:
+    """The way to an ordinary user, whom the files that a test makes do not belong to."""
     if os.getuid() != 0:
         pytest.skip("the one who logs in is the one who tests")
+    return trickle.SSH(piped_sshd.alias(), name="web1", ssh_options=piped_sshd.ssh_options)
+
+
+async def test_what_an_ordinary_user_may_not(ordinary: trickle.SSH, shared: Path, tmp_path: Path) -> None:
     (shared / "closed").mkdir(0o755)
     (shared / "closed" / "there").write_text("old")
     (shared / "secret").write_text("secret")
     (shared / "secret").chmod(0o600)
-    tunnel = trickle.SSH(piped_sshd.alias(), name="web1", ssh_options=piped_sshd.ssh_options)
 
-    async with trickle.open_host(tunnel) as host:
+    async with trickle.open_host(ordinary) as host:
         with pytest.raises(PermissionError, match=r"^web1: .*while a file was made beside it; user \d+ may not") as put:
             await host.put(b"new", shared / "closed" / "there")
         with pytest.raises(PermissionError, match=r"^web1: .*while it was read; user \d+ may not.*Sudo") as fetched:
@@ -500,6 +505,72 @@ async def test_what_an_ordinary_user_may_not(piped_sshd: Sshd, shared: Path, tmp
         assert isinstance(caught.value, trickle.RemoteError)
     assert (shared / "closed" / "there").read_text() == "old"
     assert leftovers(shared) == []
+
+
+async def test_a_tree_with_a_closed_directory_is_not_fetched(
+    ordinary: trickle.SSH, shared: Path, tmp_path: Path
+) -> None:
+    (shared / "tree" / "closed").mkdir(parents=True)
+    (shared / "tree" / "closed").chmod(0o700)
+    (shared / "tree" / "file").write_text("x")
+
+    async with trickle.open_host(ordinary) as host:
+        with pytest.raises(PermissionError, match=r"^web1: .*while it was listed; user \d+ may not.*/tree/closed'\n"):
+            await host.fetch(shared / "tree", tmp_path / "here")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("new", "mode", "stage"),
+    [("new", None, "moved to its place"), ("old", 0o600, "given its mode, owner and time")],
+    ids=["new contents", "a new mode"],
+)
+async def test_somebody_elses_file_in_a_sticky_directory_stays(
+    new: str, mode: int | None, stage: str, ordinary: trickle.SSH, shared: Path
+) -> None:
+    (shared / "there").write_text("old")
+    (shared / "there").chmod(0o644)
+    shared.chmod(0o1777)
+
+    async with trickle.open_host(ordinary) as host:
+        with pytest.raises(PermissionError, match=rf"^web1: .*while it was {stage}; user \d+ may not.*/there'\n"):
+            await host.put(new.encode(), shared / "there", mode=mode)
+
+    assert (shared / "there").read_text() == "old"
+    assert stat.S_IMODE((shared / "there").stat().st_mode) == 0o644
+    assert leftovers(shared) == []
+
+
+async def test_a_tree_is_not_put_into_a_directory_that_is_closed(
+    ordinary: trickle.SSH, shared: Path, tmp_path: Path
+) -> None:
+    for top, text in ((shared / "there", "old"), (tmp_path / "here", "new")):
+        (top / "closed").mkdir(parents=True)
+        (top / "closed" / "file").write_text(text)
+    (shared / "there").chmod(0o777)
+
+    async with trickle.open_host(ordinary) as host:
+        with pytest.raises(PermissionError, match=r"^web1: .*while a file was made beside it; .*/closed/file'\n"):
+            await host.put(tmp_path / "here", shared / "there")
+
+    assert (shared / "there" / "closed" / "file").read_text() == "old"
+    assert leftovers(shared) == []
+
+
+async def test_a_tree_is_not_put_where_no_directory_may_be_made(
+    ordinary: trickle.SSH, shared: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    shared.chmod(0o755)
+
+    async with trickle.open_host(ordinary) as host:
+        with pytest.raises(
+            PermissionError, match=r"^web1: .*while this directory was made; user \d+ may not.*/there'\n"
+        ):
+            await host.put(tmp_path / "here", shared / "there")
+
+    assert list(shared.iterdir()) == []
 
 
 async def test_what_is_right_already_may_be_somebody_elses(piped_sshd: Sshd, shared: Path, tmp_path: Path) -> None:
