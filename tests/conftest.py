@@ -14,6 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from tests import containers, leftovers
 from tests import sshd as sshd_module
 from tests.hosts import local
 from tests.sshd import Sshd
+from trickle.testing import open_memory_host
 
 HANG = 120.0  # seconds: a test that may take longer is marked ``takes``; turns a hang into a failure that says where
 TESTS = Path(__file__).parent
@@ -180,6 +182,16 @@ def piped_sshd(_sshd_directory: Path, login_user: str) -> Iterator[Sshd]:
 @pytest.fixture(params=["local", "ssh"])
 def far(request: pytest.FixtureRequest) -> trickle.abc.Tunnel:
     """A host, ``web1``: a process of this Python, and what ``python3`` is for somebody who logs in by ssh."""
+    return _far(request)
+
+
+@pytest.fixture(params=["memory", "local", "ssh"])
+def open_any(request: pytest.FixtureRequest) -> Callable[[], AbstractAsyncContextManager[trickle.Host]]:
+    """Opens such a host, or one in memory."""
+    return open_memory_host if request.param == "memory" else functools.partial(trickle.open_host, _far(request))
+
+
+def _far(request: pytest.FixtureRequest) -> trickle.abc.Tunnel:
     if request.param == "local":
         return local("web1")
     sshd: Sshd = request.getfixturevalue("piped_sshd")
