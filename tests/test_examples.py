@@ -96,6 +96,15 @@ def test_each_policy_has_an_example_that_shows_it() -> None:
     assert len(rows) == 6 and sum("does not come up" in row for row in rows) == 2
 
 
+def test_tail_prints_each_line_of_each_host_in_order() -> None:
+    lines = run("tail.py").stdout.splitlines()
+
+    assert len(lines) == 6
+    for name in ("one", "two"):
+        of_host = [line for line in lines if line.startswith(f"{name}: ")]
+        assert of_host == [f"{name}: {word}" for word in ("starting", "loading", "ready")]
+
+
 def test_deploy_rolls_back_what_one_host_does_not_like() -> None:
     lines = run("deploy.py").stdout.splitlines()
 
