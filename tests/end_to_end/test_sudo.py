@@ -111,6 +111,14 @@ async def test_with_the_right_password(there: trickle.abc.Tunnel, user: str) -> 
         assert await whoami(trickle.Sudo(via=there, password=PASSWORD)) == ("root", "/root")
 
 
+@pytest.mark.parametrize(("rule", "password"), [("NOPASSWD: ALL", None), ("ALL", PASSWORD)])
+async def test_from_a_relay(rule: str, password: str | None, there: trickle.abc.Tunnel, user: str) -> None:
+    with rules(user, f"{ALL} {rule}"):
+        async with trickle.open_host(there) as relay, relay.open_host(trickle.Sudo(password=password)) as host:
+            assert (relay.info.user, host.info.user) == (user, "root")
+            assert await host.call(os.path.expanduser, "~") == "/root"
+
+
 async def test_another_user_than_root(there: trickle.abc.Tunnel, user: str, other: str) -> None:
     with rules(user, f"ALL=({other}) NOPASSWD: ALL"):
         assert await whoami(trickle.Sudo(other, via=there)) == (other, pwd.getpwnam(other).pw_dir)
