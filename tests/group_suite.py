@@ -1,6 +1,6 @@
 """What a group promises, whatever its hosts are: run over memory, processes and ssh by the modules that import it.
 
-Each gives a fixture ``kind``.  Host code is synchronised by files; a host in memory has this program's clock, which
+Each gives the fixtures ``kind`` and ``kind_with_files``.  Host code is synchronised by files; a host in memory has this program's clock, which
 jumps.
 """
 
@@ -214,13 +214,6 @@ async def test_a_host_that_hangs_holds_up_no_others_stream(kind: Kind) -> None:
 
 
 # ---- processes and files
-
-
-@pytest.fixture
-def kind_with_files(kind: Kind) -> Kind:
-    if kind.in_memory:
-        pytest.skip("a host in memory has no processes and no files")
-    return kind
 
 
 async def test_a_process_runs_on_all_that_can_be_reached(kind_with_files: Kind) -> None:

@@ -26,6 +26,11 @@ def shout(lines, width=10):
     sys.stderr.write("done\nand no newline")
 
 
+def print_and_hang(text):
+    print(text, flush=True)
+    time.sleep(3600)
+
+
 def print_and_return(text, value):
     print(text, flush=True)
     return value

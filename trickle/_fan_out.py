@@ -91,8 +91,8 @@ class Attempt:
         except Exception as exc:
             if self._stopped is not None and self.record.stopped:  # else it had failed before it could be stopped
                 return self._not_needed(exc)
-            if not hasattr(exc, "host"):  # it comes from this machine: a file, or a function that reduces
-                with contextlib.suppress(AttributeError):  # of a class that takes no attributes
+            with contextlib.suppress(Exception):  # of a class that has a mind of its own
+                if not hasattr(exc, "host"):  # it comes from this machine: a file, or a function that reduces
                     exc.host = self.host.name  # type: ignore[attr-defined]
             return Failure(exc)
         assert self._scope.cancelled_caught

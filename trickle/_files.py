@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import pickle
+import stat
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST_MODE = 0o7777
+MOST_MODE = 0o177777  # with the type of a file, as stat has it
 
 Progress: TypeAlias = "Callable[[int, int | None], object]"
 Local: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | AsyncIterable[bytes]"
@@ -67,8 +68,10 @@ class TransferOptions:
     max_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.mode is not None and not (is_count(self.mode, 0) and self.mode <= MOST_MODE):
-            raise ValueError(f"mode={self.mode!r}: it is a number from 0 to 0o7777, such as 0o644, or None")
+        if self.mode is not None:
+            if not is_count(self.mode, 0) or self.mode > MOST_MODE:
+                raise ValueError(f"mode={self.mode!r}: it is a number from 0 to 0o7777, such as 0o644, or None")
+            object.__setattr__(self, "mode", stat.S_IMODE(self.mode))
         if self.max_size is not None and not is_count(self.max_size, 0):
             raise ValueError(f"max_size={self.max_size!r}: it is a number of bytes, or None")
 
@@ -78,9 +81,9 @@ class TransferOptions:
         return {"mode": self.mode, "preserve": self.preserve, "fsync": self.fsync, "resume": self.resume}
 
 
-def _refuse_nul(*paths: object) -> None:
+def _refuse_nul(*paths: StrOrBytesPath) -> None:
     for path in paths:
-        if isinstance(path, str | os.PathLike) and b"\0" in os.fsencode(path):
+        if b"\0" in os.fsencode(path):
             raise ValueError(f"{path!r}: there is no NUL in a path")
 
 
@@ -113,7 +116,7 @@ async def put(
 ) -> TransferResult:
     """See Host.put."""
     source: file_source.Source | None = None
-    _refuse_nul(local, remote)
+    _refuse_nul(remote, *[local] if isinstance(local, str | os.PathLike) else [])
     check = trio.from_thread.check_cancelled
     if isinstance(local, str | os.PathLike):
         source = file_source.Source(os.fsencode(local), f" (here, for {core.name})", check)
@@ -133,9 +136,11 @@ async def put(
         return _result(flow, await flow.result(), source.special if source is not None else [])
 
 
+@trio.lowlevel.enable_ki_protection
 async def _cancel_at_end(flow: Flow, scope: trio.CancelScope) -> None:
-    await flow.call.finished.wait()
-    scope.cancel()
+    with contextlib.suppress(trio.Cancelled):  # the block is told of that itself
+        await flow.call.finished.wait()
+        scope.cancel()
 
 
 async def _give(flow: Flow, stepper: _Stepper, source: file_source.Source, how: TransferOptions) -> None:

@@ -370,6 +370,7 @@ class Link:
         for call in list(self.calls.values()):
             call.error = error
             self._finish(call, None)
+        self._output.hurry(EXIT_PATIENCE)
         self._scope.cancel()
         # A host that was never reached is the business of whoever called it; one that is lost may have been idle.
         log = logger.info if self.closing or isinstance(error, ConnectError) else logger.warning

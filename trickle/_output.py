@@ -8,8 +8,8 @@ import logging
 import math
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 
 import trio
 
@@ -47,8 +47,11 @@ class OutputDelivery:
         self._send = send
         # Bounded, each call's by its credit and all by the window: both are given when it is delivered.
         self._waiting: deque[tuple[Output, Callable[[OutputLine], object]]] = deque()
+        self._frames: Counter[int] = Counter()  # how many of them are of which call
+        self._behind: dict[int, set[trio.lowlevel.Task]] = {}  # who waits for them, by call
         self._delivering = False
-        self._behind: dict[trio.lowlevel.Task, int] = {}  # who waits for the lines of which call
+        self._giving = trio.CancelScope()
+        self._until = math.inf  # when what has not been given is dropped
         self._filling: dict[trio.MemorySendChannel[OutputLine], deque[Output]] = {}
         self._lines_waiting = 0
         self._patience = trio.CancelScope()
@@ -69,11 +72,16 @@ class OutputDelivery:
         self._longest = patience
         with trio.CancelScope(deadline=trio.current_time() + patience) as self._patience:
             await self.gone.wait()
+        self._giving.cancel()
         if self._lines_waiting and not self.gone.is_set():
             logger.warning(
                 "%s: %d lines of output are dropped: their sink has taken none for %g s",
                 *(self._host, self._lines_waiting, patience),
             )
+
+    def hurry(self, patience: float) -> None:
+        """The host is lost: what has come goes on being given to functions, but for *patience* seconds at the most."""
+        self._until = self._giving.deadline = trio.current_time() + patience
 
     def _took(self, count: int) -> None:
         self._lines_waiting -= count
@@ -88,6 +96,7 @@ class OutputDelivery:
         elif self._waiting or not self._give(frame, sink or print_line):
             self._lines_waiting += _count(frame)
             self._waiting.append((frame, sink or print_line))
+            self._frames[frame.id] += 1
             if not self._delivering:
                 assert self._nursery is not None
                 self._delivering = True
@@ -101,23 +110,23 @@ class OutputDelivery:
         If this is cancelled it returns and raises nothing: what the call has returned is not to be lost.  A channel may
         be emptied by the one who waits here, so nothing waits for that.
         """
-        if not self._delivering or not self._has_lines_of(id):
+        if not self._delivering or id not in self._frames:
             return
         task = trio.lowlevel.current_task()
+        waiting = self._behind.setdefault(id, set())
+        waiting.add(task)
 
         def give_up(raise_cancel: object) -> trio.lowlevel.Abort:
-            self._let_go({task})
+            waiting.remove(task)
+            trio.lowlevel.reschedule(task)
             return trio.lowlevel.Abort.FAILED
 
-        self._behind[task] = id
         await trio.lowlevel.wait_task_rescheduled(give_up)
 
-    def _has_lines_of(self, id: int) -> bool:
-        return any(frame.id == id for frame, _ in self._waiting)
-
-    def _let_go(self, tasks: Iterable[trio.lowlevel.Task]) -> None:
-        for task in tasks:
-            del self._behind[task]
+    def _let_go(self, id: int) -> None:
+        """A call's lines have been given, or never will be."""
+        self._frames.pop(id, None)
+        for task in self._behind.pop(id, ()):
             trio.lowlevel.reschedule(task)
 
     def log(self, frame: Record) -> None:
@@ -148,7 +157,7 @@ class OutputDelivery:
 
     def _learn(self, lines: int, started: float) -> None:
         """Lines that were given since *started* show how many a sink takes in one turn."""
-        seconds = time.perf_counter() - started
+        seconds = max(time.perf_counter() - started, 1e-6)  # a clock may be coarse, or a test's
         self.many = max(1, min(MANY_LINES, int(lines * LONGEST_TURN / seconds)))
 
     def _give_line(self, line: OutputLine, sink: Callable[[OutputLine], object]) -> None:
@@ -159,7 +168,7 @@ class OutputDelivery:
 
     @trio.lowlevel.enable_ki_protection
     async def _deliver(self) -> None:
-        try:
+        with trio.CancelScope(shield=True, deadline=self._until) as self._giving:  # bounded by `hurry` and `finish`
             while self._waiting:
                 frame, sink = self._waiting[0]
                 lines = self._lines(frame)
@@ -175,11 +184,14 @@ class OutputDelivery:
                 self._delivered(frame)
                 self._send()
                 self._waiting.popleft()
-                if self._behind and not self._has_lines_of(frame.id):
-                    self._let_go([task for task, id in self._behind.items() if id == frame.id])
-        finally:
-            self._delivering = False
-            self._let_go(list(self._behind))
+                self._frames[frame.id] -= 1
+                if not self._frames[frame.id]:
+                    self._let_go(frame.id)
+        self._delivering = False
+        if self._waiting and self._until < math.inf:
+            logger.warning("%s: %d lines of output are dropped: the host is lost", self._host, self._lines_waiting)
+        for id in list(self._frames):
+            self._let_go(id)
         self._look_whether_gone()
 
     def _look_whether_gone(self) -> None:

@@ -65,10 +65,12 @@ def dumps_call(
     host: str,
     far_version: tuple[int, int] | None,
     implementation: str | None = None,
+    stays_here: bool = False,
 ) -> OutgoingCall:
     """Pickle ``fn(*args, **kwargs)`` for a host.
 
     Args:
+      stays_here: whether it is for a process of this machine, which has all of trickle.
       far_version: of the host's Python; None while it is not known.
       implementation: of the host's Python, as in HostInfo; None while a tunnel's ``python_version=`` is all that is
         known, which is about CPython.
@@ -77,7 +79,7 @@ def dumps_call(
       Unsendable: something in it cannot be sent; the message says where it is.
       NeedsVersion: this call can only be pickled once the far version is known.
     """
-    call = _Call(host, far_version, implementation)
+    call = _Call(host, far_version, implementation, stays_here)
     try:
         reference = _reference_to(fn, call)
         if reference is None:
@@ -106,8 +108,11 @@ def _labelled(args: tuple[object, ...], kwargs: Mapping[str, object]) -> list[tu
 class _Call:
     """What is known of the host, and what is gathered while one call is pickled for it."""
 
-    def __init__(self, host: str, far_version: tuple[int, int] | None, implementation: str | None) -> None:
+    def __init__(
+        self, host: str, far_version: tuple[int, int] | None, implementation: str | None, stays_here: bool = False
+    ) -> None:
         self.host = host
+        self.stays_here = stays_here
         self.far_version = far_version
         self.implementation = implementation
         self.protocol = 4 if far_version is None or far_version < (3, 8) else 5
@@ -262,10 +267,11 @@ class _Pickler(pickle.Pickler):
             return self._module(obj)
         if isinstance(obj, CellType):
             return functions.make_cell, ()
-        if isinstance(obj, Results):
-            raise pickle.PicklingError("trickle.Results stay here; send what is in them, as by successful()")
-        if isinstance(obj, RemoteError):
-            raise pickle.PicklingError("an error of a host stays here; send str(error), or error.remote_traceback")
+        if not self._call.stays_here:
+            if type(obj) is Results:
+                raise pickle.PicklingError("trickle.Results stay here; send what is in them, as by successful()")
+            if isinstance(obj, BaseException) and isinstance(obj, RemoteError):
+                raise pickle.PicklingError("an error of a host stays here; send str(error), or error.remote_traceback")
         # Most objects have __module__ from their class; those with one of their own may be pickled by name.
         if isinstance(obj, type) or getattr(obj, "__module__", None) != type(obj).__module__:
             reference = self._by_name(obj)

@@ -113,6 +113,7 @@ def pack_reducers(options: CallOptions, host: str) -> bytes:
         host=host,
         far_version=sys.version_info[:2],
         implementation=sys.implementation.name,
+        stays_here=True,
     )
     return outgoing.payload
 
@@ -149,9 +150,10 @@ def _end_with_the_program() -> None:
     parent = process.parent_process()
     if parent is None or not sys.platform.startswith("linux"):
         return
-    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(parent.sentinel, F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+    with contextlib.suppress(OSError):  # a sandbox that does not know of it
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(parent.sentinel, F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _survives_pickling(exc: BaseException) -> bool:

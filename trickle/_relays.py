@@ -104,6 +104,7 @@ class Relay:
         with trio.CancelScope() as scope:
             try:
                 async with held as remote:
+                    await trio.lowlevel.checkpoint_if_cancelled()  # else nobody would hear that it has started
                     scope.shield = True  # the link that it belongs to lets go of it, and is bounded
                     process = RelayedProcess(remote)
                     task_status.started(process)

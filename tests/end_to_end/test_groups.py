@@ -17,6 +17,11 @@ from tests.sshd import Sshd
 
 
 @pytest.fixture
+def kind_with_files(kind: Kind) -> Kind:
+    return kind
+
+
+@pytest.fixture
 def kind(piped_sshd: Sshd, public_directory: Path) -> Iterator[Kind]:
     directory = public_directory / f"group{time.monotonic_ns()}"
     directory.mkdir()

@@ -362,6 +362,48 @@ async def test_what_reads_or_writes_behind_the_end_of_a_call_hears_of_it_before_
                 await process.stdin.send_all(b"x")
 
 
+async def test_what_a_host_had_said_before_it_was_lost_is_given_to_a_slow_sink_too() -> None:
+    lines = []
+
+    def sink(line: trickle.OutputLine) -> None:
+        lines.append(line)
+        time.sleep(0.001)
+
+    async with trickle.open_host(local(), output=sink) as host:
+        await host.call(print, "\n" * 20)  # it has shown how slow it is
+        with pytest.raises(trickle.HostLost):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_kill_when_it_has_printed, host, lines)
+                try:
+                    await host.call(work.print_and_hang, "\n" * 600)
+                except trickle.HostLost as exc:
+                    lost = exc
+            raise lost
+
+    assert len(lines) == 21 + 601
+
+
+async def _kill_when_it_has_printed(host: trickle.Host, lines: list[trickle.OutputLine]) -> None:
+    while len(lines) <= 21:
+        await trio.sleep(0)
+    os.kill(host.info.pid, signal.SIGKILL)
+
+
+async def test_calls_by_the_thousand_wait_for_their_lines() -> None:
+    lines = []
+
+    def sink(line: trickle.OutputLine) -> None:
+        lines.append(line)
+        time.sleep(0.0005)
+
+    async with trickle.open_host(local(), output=sink) as host, trio.open_nursery() as nursery:
+        nursery.start_soon(host.call, print, "\n" * 1_000)
+        for number in range(1_000):
+            nursery.start_soon(host.call, print, number)
+
+    assert len(lines) == 1_001 + 1_000
+
+
 async def test_a_slow_sink_costs_neither_a_cancelled_call_its_verdict_nor_the_loop_its_turns() -> None:
     lines = []
     turns = 0

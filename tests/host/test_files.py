@@ -5,6 +5,7 @@ import io
 import os
 import signal
 import stat
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -435,13 +436,44 @@ async def test_a_source_that_gives_nothing_does_not_hide_what_has_become_of_the_
     assert not (tmp_path / "there").exists()
 
 
+async def test_an_error_of_the_source_goes_before_the_cancellation_that_it_met(tmp_path: Path) -> None:
+    begun = trio.Event()
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"x"
+        begun.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise LookupError("of the source")
+
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(ExceptionGroup) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(host.put, failing(), tmp_path / "there")
+                await begun.wait()
+                nursery.cancel_scope.cancel()
+
+    assert caught.group_contains(LookupError, match="of the source")
+    assert not (tmp_path / "there").exists()
+
+
 async def _kill_when_it_is_called(host: trickle.Host) -> None:
     while not host.statistics().calls_running:
         await trio.sleep(0.01)
     os.kill(host.info.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("mode", [-1, 0o10000, 2**40, "0644", True])
+async def test_a_mode_may_be_that_of_another_file(tmp_path: Path) -> None:
+    mode = Path(sys.executable).stat().st_mode
+
+    async with trickle.open_host(local()) as host:
+        await host.put(b"x", tmp_path / "there", mode=mode)
+
+    assert (tmp_path / "there").stat().st_mode == mode
+
+
+@pytest.mark.parametrize("mode", [-1, 2**17, 2**40, "0644", True])
 async def test_a_mode_that_is_none_is_refused_and_costs_nothing(mode: int, tmp_path: Path) -> None:
     async with trickle.open_host(local()) as host:
         with pytest.raises(ValueError, match="mode="):
@@ -450,6 +482,8 @@ async def test_a_mode_that_is_none_is_refused_and_costs_nothing(mode: int, tmp_p
             await host.fetch(__file__, tmp_path / "there", mode=mode)
         with pytest.raises(ValueError, match="NUL"):
             await host.fetch(__file__, "a\0b")
+        with pytest.raises(ValueError, match="NUL"):
+            await host.fetch(__file__, b"a\0b")  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="NUL"):
             await host.put(b"x", "a\0b")
         assert await host.call(work.add, 1, 2) == 3

@@ -103,6 +103,26 @@ async def test_every_failure_has_its_host_whatever_raised(tmp_path: Path) -> Non
         }
 
 
+class Odd(Exception):
+    @property
+    def host(self) -> str:
+        raise RuntimeError("no host")
+
+    def __reduce__(self) -> object:
+        return Odd, ()
+
+
+def _raise_odd(value: object) -> None:
+    raise Odd
+
+
+async def test_an_error_with_ideas_of_its_own_about_hosts_costs_no_other_its_result() -> None:
+    async with trickle.open_group([local("one"), local("two")]) as group:
+        results = await group.reducing(_raise_odd).call(abs, 1)
+
+    assert [type(error) for error in results.failures().values()] == [Odd, Odd]
+
+
 async def test_a_timeout_over_a_group_keeps_the_answers_that_came(tmp_path: Path) -> None:
     async with trickle.open_group([local("quick"), local("slow")]) as group:
         (await group.call(act, {})).unwrap()  # so that everything has been sent

@@ -64,6 +64,11 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Kind:
     return memory(tmp_path) if request.param == "memory" else processes(tmp_path)
 
 
+@pytest.fixture
+def kind_with_files(tmp_path: Path) -> Kind:
+    return processes(tmp_path)
+
+
 @pytest.fixture(autouse=True)
 def clock(request: pytest.FixtureRequest) -> trio.abc.Clock | None:
     is_memory = "memory" in request.node.name

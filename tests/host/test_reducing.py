@@ -1,5 +1,6 @@
 """Results that are read and reduced in processes of this machine."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -190,6 +191,22 @@ async def test_it_does_not_outlive_a_killed_program(tmp_path: Path) -> None:
     program.wait()
 
     await process_ends(pid)
+
+
+def keep(kept: object, value: object) -> object:
+    return kept, value
+
+
+async def test_it_may_hold_what_hosts_may_not_be_sent() -> None:
+    async with trickle.open_group([local("a")]) as group:
+        before = await group.call(fail, 7)
+        held = functools.partial(keep, before)
+        (kept, value) = (await group.reducing(held).call(work.add, 1)).unwrap()["a"]
+        refused = (await group.call(str, before)).failures()["a"]
+
+    assert value == 1
+    assert isinstance(refused, trickle.Unsendable) and "successful()" in str(refused)
+    assert str(kept.failures()["a"]) == str(before.failures()["a"])
 
 
 async def test_a_process_that_ends_is_told_and_others_go_on() -> None:
