@@ -1,7 +1,7 @@
 """What a group promises, whatever its hosts are: run over memory, processes and ssh by the modules that import it.
 
-Each gives the fixtures ``kind`` and ``kind_with_files``.  Host code is synchronised by files; a host in memory has this program's clock, which
-jumps.
+Each gives the fixtures ``kind`` and ``kind_with_files``. Host code is synchronised by files; a host in memory has
+this program's clock, which jumps.
 """
 
 import dataclasses
