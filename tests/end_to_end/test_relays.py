@@ -6,6 +6,8 @@ import signal
 import traceback
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
@@ -14,6 +16,8 @@ import trickle
 from tests import flows, torture, work
 from tests.hosts import file_appears, is_running, local, process_ends
 from tests.sshd import Sshd
+from trickle import _processes
+from trickle._relays import relay_through
 
 
 def beyond(sshd: Sshd, name: str = "leaf") -> trickle.SSH:
@@ -39,6 +43,28 @@ async def test_a_relay_without_room_is_waited_for_no_longer_than_for_an_answer()
         with pytest.raises(trickle.ConnectError, match="two: no agent answered within 0.2 s"):
             async with relay.open_host(local("two"), connect_timeout=0.2):
                 pass
+
+
+async def test_a_tunnel_that_has_started_when_nobody_wants_it_any_more_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scope = trio.CancelScope()
+    started = []
+
+    @contextlib.asynccontextmanager
+    async def open_and_cancel(*args: Any, **kwargs: Any) -> AsyncIterator[trickle.RemoteProcess]:
+        async with _processes.open_process(*args, **kwargs) as process:
+            started.append(process.pid)
+            scope.cancel()
+            yield process
+
+    monkeypatch.setattr("trickle._relays._processes", SimpleNamespace(open_process=open_and_cancel))
+    async with trickle.open_host(local("relay")) as host, relay_through(host._core, host._options) as relay:
+        with scope:
+            await relay.start(["sleep", "3600"], new_session=False)
+
+    assert scope.cancelled_caught
+    assert not is_running(*started)
 
 
 async def test_relays_go_on_to_relays(piped_sshd: Sshd) -> None:
