@@ -19,7 +19,7 @@ def one_interrupt() -> Iterator[None]:
         if others is not None:
             raise
         if interrupts is not None:
-            raise KeyboardInterrupt from group
+            raise KeyboardInterrupt from None  # our nurseries are nobody's concern
         assert cancelled is not None
         first, *others_too = _leaves(cancelled)
         for leaf in others_too:

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from trickle._memory_agent import MemoryAgent
+from trickle._settings import is_count, is_number
 from trickle.abc import Tunnel
 
 TICK = 0.001  # seconds between looks at whether a host has gone
@@ -18,6 +19,16 @@ CONNECTION_LOST = 255  # the exit status of an ssh whose connection broke
 
 class Fault:
     """Something that is to go wrong on a host in memory."""
+
+    def _refuse(self, name: str, least: float, *, whole: bool = False, above: bool = False) -> None:
+        """Nothing, if the field of that name has a number that means something."""
+        value = getattr(self, name)
+        is_right = is_count(value, int(least)) if whole else is_number(value) and value >= least
+        if not is_right or (above and value == least):
+            kind = "a whole number" if whole else "a number"
+            raise ValueError(
+                f"{type(self).__name__}: {name}={value!r}: it is {kind} {'above' if above else 'from'} {least:g}"
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +48,10 @@ class LinkLost(Fault):
     def __post_init__(self) -> None:
         if (self.at is None) == (self.after_bytes is None):
             raise ValueError("LinkLost: give at= or after_bytes=")
+        if self.at is not None:
+            self._refuse("at", 0)
+        else:
+            self._refuse("after_bytes", 0, whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +68,10 @@ class Silence(Fault):
     at: float
     seconds: float = math.inf
 
+    def __post_init__(self) -> None:
+        self._refuse("at", 0)
+        self._refuse("seconds", 0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Garbage(Fault):
@@ -65,6 +84,11 @@ class Garbage(Fault):
 
     at: float
     data: bytes = b"\xc1 this is not a frame\n"
+
+    def __post_init__(self) -> None:
+        self._refuse("at", 0)
+        if not isinstance(self.data, bytes):
+            raise TypeError(f"Garbage: data={self.data!r}: it is bytes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,6 +105,10 @@ class WorkerKilled(Fault):
     call: int
     after: float = 0.0
 
+    def __post_init__(self) -> None:
+        self._refuse("call", 1, whole=True)
+        self._refuse("after", 0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlowLink(Fault):
@@ -93,8 +121,7 @@ class SlowLink(Fault):
     bytes_per_second: float
 
     def __post_init__(self) -> None:
-        if not self.bytes_per_second > 0:
-            raise ValueError(f"bytes_per_second={self.bytes_per_second!r}: it is a number above 0")
+        self._refuse("bytes_per_second", 0, above=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +137,11 @@ class Unreachable(Fault):
     stderr: str = "ssh: connect to host memory port 22: Connection refused\n"
     exit_status: int = 255
     times: int = 1
+
+    def __post_init__(self) -> None:
+        self._refuse("times", 1, whole=True)
+        if not isinstance(self.stderr, str):
+            raise TypeError(f"Unreachable: stderr={self.stderr!r}: it is a str")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ lambdas, closures.  Which modules the host then needs is reported, not sent.
 
 import builtins
 import marshal
+import os
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from types import BuiltinFunctionType, CellType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from ._agent import functions
@@ -21,10 +22,12 @@ from ._results import Results
 from ._source_code import (
     NamesUsed,
     Snippet,
+    SourceFile,
     names_used,
     names_used_by_statement,
     snippet_of_function,
     snippet_of_statement,
+    source_file,
 )
 from ._wire.frames import LARGE
 
@@ -119,6 +122,7 @@ class _Call:
         self.modules: set[str] = set()
         self.snippets: list[Snippet] = []
         self.items: dict[str, functions.MainItem | None] = {}
+        self.submodules: dict[str, set[str]] = {}  # that the files of what is sent import, by the package's name
 
     def pickle(self, obj: object, needed: set[str] | None = None) -> bytes:
         """Pickle *obj*; names of the script that its functions use are added to *needed*."""
@@ -143,6 +147,14 @@ class _Call:
         for name, level in used.imports:
             self.note_module(absolute_name(name, level, package))
 
+    def note_file(self, filename: str, module_globals: dict[str, Any]) -> SourceFile | None:
+        """Remember which submodules (``import a.b``) code of that file finds in their packages."""
+        file = source_file(filename, module_globals)
+        if file is not None:
+            for package, names in file.submodules.items():
+                self.submodules.setdefault(package, set()).update(names)
+        return file
+
     def need(self, name: str) -> None:
         """See to it that the global *name* of the script is set over there, with all that it uses itself."""
         script = vars(sys.modules["__main__"])
@@ -151,8 +163,9 @@ class _Call:
         snippet = snippet_of_statement(name, script[name])
         if snippet is None:
             self.items[name] = None  # it may refer to itself
-            self.items[name] = self._value_item(name, script[name])
+            self.items[name] = self._value_item(name, self._as_imported(name, script[name]))
             return
+        self.note_file(snippet.filename, script)
         used = names_used_by_statement(snippet)
         self.items[name] = (name, "statement", tuple(snippet), sorted(used.before), sorted(used.after))
         self.snippets.append(snippet)
@@ -165,6 +178,17 @@ class _Call:
         self.need(name)
         item = self.items.get(name)
         return item is not None and item[1] == "statement"
+
+    def _as_imported(self, name: str, value: object) -> object:
+        """*value*, or what has the host import its own, where the script has it from the standard library."""
+        file = getattr(sys.modules["__main__"], "__file__", None)
+        found = source_file(file, vars(sys.modules["__main__"])) if file is not None else None
+        module, attribute = found.imported.get(name, ("", "")) if found is not None else ("", "")
+        top = module.partition(".")[0]
+        if not (top in STANDARD_LIBRARY or top == "trickle") or _attribute_of(module, attribute) is not value:
+            return value
+        self.note_module(module)
+        return _Reduced(functions.attribute, module, attribute)
 
     def _value_item(self, name: str, value: object) -> "functions.MainItem":
         needed: set[str] = set()
@@ -263,10 +287,14 @@ class _Pickler(pickle.Pickler):
         if isinstance(obj, FunctionType):
             reference = self._by_name(obj)
             return self._function_by_value(obj) if reference is None else reference
+        if isinstance(obj, MethodType):
+            return self._method(obj)
         if isinstance(obj, ModuleType):
             return self._module(obj)
         if isinstance(obj, CellType):
             return functions.make_cell, ()
+        if obj is os.environ:  # the host's, and not ours with all that is in it
+            return functions.attribute, ("os", "environ")
         if not self._call.stays_here:
             if type(obj) is Results:
                 raise pickle.PicklingError("trickle.Results stay here; send what is in them, as by successful()")
@@ -295,6 +323,14 @@ class _Pickler(pickle.Pickler):
             return functions.attribute, (public_name, qualname)
         return NotImplemented
 
+    def _method(self, method: MethodType) -> Any:
+        """By its name, as pickle has it, but where another method goes by that: an override, or what decorates it."""
+        function, owner = method.__func__, method.__self__
+        found = getattr(owner, getattr(function, "__name__", ""), None)
+        if isinstance(found, MethodType) and found.__func__ is function and found.__self__ is owner:
+            return NotImplemented
+        return functions.bound, (function, owner)
+
     def _module(self, module: ModuleType) -> Any:
         if module is sys.modules["__main__"]:
             return functions.main_module, ()
@@ -303,8 +339,10 @@ class _Pickler(pickle.Pickler):
                 f"module {module.__name__} was made by this program while it ran, so there is nothing to send;"
                 " put its code into a file"
             )
-        self._call.note_module(module.__name__)
-        return functions.import_module, (module.__name__,)
+        below = sorted(self._call.submodules.get(module.__name__, ()))
+        for name in (module.__name__, *below):
+            self._call.note_module(name)
+        return functions.import_module, (module.__name__, *below)
 
     def _function_by_value(self, function: FunctionType) -> Any:
         """Make it without contents first: its cells and globals may lead back to it."""
@@ -348,6 +386,7 @@ class _Pickler(pickle.Pickler):
         """What stands for a function's globals, and those of them that it brings along itself."""
         names, module_globals = names_used(function.__code__), function.__globals__
         self._call.note_imports(names, module_globals)
+        self._call.note_file(function.__code__.co_filename, module_globals)
         used = sorted(names.before | names.after)
         module_name = module_globals.get("__name__", "")
         module = sys.modules.get(module_name)

@@ -115,7 +115,12 @@ _LOADS = ("LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 
 
 class SourceFile:
-    """A file's lines, and where in them functions and definitions are."""
+    """A file's lines, and where in them functions and definitions are.
+
+    Attributes:
+      submodules: what its statements ``import a.b.c`` import of each package, by the package's name.
+      imported: where it has names from, outside functions and classes: the module, and what is called so there.
+    """
 
     def __init__(self, filename: str, text: str) -> None:
         self.filename = filename
@@ -124,6 +129,8 @@ class SourceFile:
         self._functions: dict[int, list[tuple[FunctionNode | ast.Lambda, str]]] = {}
         self._bindings: dict[str, list[ast.stmt]] = {}
         self._features: tuple[str, ...] = ()
+        self.submodules: dict[str, set[str]] = {}
+        self.imported: dict[str, tuple[str, str]] = {}
         try:
             tree = parse(text)
         except (SyntaxError, ValueError, RecursionError):
@@ -134,6 +141,8 @@ class SourceFile:
                 self._bindings.setdefault(name, []).append(node)
             if isinstance(node, ast.ImportFrom) and node.module == "__future__":
                 self._features += tuple(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                self.imported.update((alias.asname or alias.name, (node.module, alias.name)) for alias in node.names)
 
     def bindings(self, name: str) -> list[ast.stmt]:
         """The statements outside functions and classes that bind *name*, in order."""
@@ -201,6 +210,9 @@ class SourceFile:
         for node, class_name in pending:
             if isinstance(node, FunctionNode | ast.Lambda):
                 self._functions.setdefault(_first_line(node), []).append((node, class_name))
+            if isinstance(node, ast.Import):
+                for dotted in [alias.name for alias in node.names if "." in alias.name and not alias.asname]:
+                    self.submodules.setdefault(dotted.partition(".")[0], set()).add(dotted)
             inner = node.name if isinstance(node, ast.ClassDef) else class_name
             pending.extend((child, inner) for child in ast.iter_child_nodes(node))
 

@@ -12,6 +12,7 @@ it gets to see only what has been checked, in up to four steps:
 
 from __future__ import annotations
 
+import collections
 import enum
 import functools
 import io
@@ -257,17 +258,37 @@ def _maker_of(cls: type) -> type:
     calling it ends there: ``__init__`` is never called.
     """
 
+    needs_init = _needs_init(cls)
+    fields_of = next((each for each in cls.__mro__ if each.__module__ == "builtins"), object)
+
     def make(_: type, *args: Any, **kwargs: Any) -> Any:
-        if (args or kwargs) and cls.__dict__.get("__new__", cls.__new__) is object.__new__:
+        if (args or kwargs) and needs_init:
             raise Refused(
-                f"it makes a {printable(cls.__qualname__)} by calling the class, and trickle calls no "
-                '__init__; give the class a __getstate__, or trust this host with trust="full"'
+                f"it makes a {printable(cls.__qualname__)} by calling the class, and trickle calls no __init__; give the"
+                ' class a __getstate__, return plain data instead, or trust this host with trust="full"'
             )
         if issubclass(cls, enum.Enum):
             return _member(cls, *args)
-        return cls.__new__(cls, *args, **kwargs)
+        made = cls.__new__(cls, *args, **kwargs)
+        if args and issubclass(fields_of, BaseException):
+            fields_of.__init__(made, *args)  # type: ignore[arg-type]  # that of a builtin, which has fields of its own to fill
+        return made
 
     return type(cls.__name__, (), {"__slots__": (), "__new__": make})
+
+
+def _needs_init(cls: type) -> bool:
+    """Whether what *cls* is called with to make one gets into it by an ``__init__`` alone."""
+    if issubclass(cls, BaseException):
+        own_init, own_reduce = (
+            isinstance(getattr(cls, name), types.FunctionType) for name in ("__init__", "__reduce__")
+        )
+        return own_init and own_reduce
+    maker = next(each for each in cls.__mro__ if "__new__" in vars(each))
+    return maker in (object, set, bytearray, list, dict, *_FILLED_BY_INIT)
+
+
+_FILLED_BY_INIT: Final = (collections.deque, collections.OrderedDict, collections.defaultdict)
 
 
 def _member(cls: type[enum.Enum], *value: Any) -> enum.Enum:

@@ -159,6 +159,9 @@ async def open_memory_group(
 @trio.lowlevel.enable_ki_protection
 async def _memories(faults: Mapping[str, Sequence[Fault]]) -> AsyncIterator[dict[str, Memory]]:
     """What hosts in memory live in, by name, for the time of the block."""
+    for each in faults.values():
+        if isinstance(each, str | bytes | Fault) or not all(isinstance(fault, Fault) for fault in each):
+            raise TypeError(f"faults={each!r}: it is a sequence of faults, such as [LinkLost(at=1)]")
     prepare_remote()
     raised: BaseException | None = None
     async with trio.open_nursery() as nursery:

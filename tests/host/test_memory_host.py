@@ -2,11 +2,13 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -40,6 +42,7 @@ from trickle.testing import (
     SlowLink,
     Unreachable,
     WorkerKilled,
+    open_memory_group,
     open_memory_host,
 )
 
@@ -589,3 +592,33 @@ async def test_a_host_in_memory_leads_to_no_others() -> None:
                 pass
 
         assert await host.call(abs, -3) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LinkLost(at=-1), "LinkLost: at=-1: it is a number from 0"),
+        (lambda: LinkLost(at="1"), "LinkLost: at='1'"),
+        (lambda: LinkLost(after_bytes=-1), "after_bytes=-1: it is a whole number from 0"),
+        (lambda: Silence(at=1, seconds=-1), "seconds=-1"),
+        (lambda: WorkerKilled(call=0), "call=0: it is a whole number from 1"),
+        (lambda: WorkerKilled(call=1, after=math.nan), "after=nan"),
+        (lambda: Unreachable(times=0), "times=0"),
+        (lambda: Unreachable(stderr=b"x"), "it is a str"),
+        (lambda: Garbage(at=0, data="x"), "it is bytes"),
+        (lambda: SlowLink(bytes_per_second=0), "it is a number above 0"),
+    ],
+)
+def test_a_fault_that_can_never_strike_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize("faults", [LinkLost(at=1), [LinkLost], ["LinkLost"], "LinkLost"])
+async def test_what_is_no_fault_is_refused(faults: Any) -> None:
+    with pytest.raises(TypeError, match="a sequence of faults"):
+        async with open_memory_host(faults=faults):
+            pass
+    with pytest.raises(TypeError, match="a sequence of faults"):
+        async with open_memory_group(["a"], faults={"a": faults}):
+            pass

@@ -87,3 +87,82 @@ def test_a_program_on_stdin_says_that_it_has_no_source_for_another_python(tmp_pa
     other = run("-", others[0], stdin=program, cwd=tmp_path)
 
     assert "the source of work cannot be found in <stdin>" in other.stderr
+
+
+OWN = """
+import concurrent.futures, os.path, sys, types, xml.dom.minidom
+from os import environ
+from sys import executable
+from trickle.remote import host_name
+import trickle, trio
+
+ENVIRONMENT = environ
+
+def title(text):
+    return xml.dom.minidom.parseString(text).documentElement.tagName, concurrent.futures.ThreadPoolExecutor.__name__
+
+def about():
+    return environ.get("SECRET"), ENVIRONMENT.get("SECRET"), executable, host_name
+
+class Base:
+    def run(self):
+        return "base"
+
+class Job(Base):
+    def run(self):
+        return "job"
+
+    def of_base(self):
+        return super().run
+
+    def private(self):
+        return self.__work
+
+    def __work(self):
+        return "private"
+
+def run(self):
+    return "a function"
+
+async def main():
+    far = trickle.Command(("env", "-u", "SECRET"), name="far", python=sys.argv[1])
+    async with trickle.open_host(far) as host:
+        print(await host.call(title, "<a/>"))
+        print(await host.call(about) == (None, None, sys.argv[1], "far"))
+        job = Job()
+        for method in (job.run, job.of_base(), job.private(), types.MethodType(run, job)):
+            print(await host.call(method))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("python", far_pythons(), ids=python_id)
+def test_what_a_script_has_from_elsewhere_is_the_hosts_own_and_methods_are_those_that_were_meant(
+    python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script.py").write_text(OWN)
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "SECRET": "of the controller",
+    }
+
+    done = subprocess.run(
+        [sys.executable, "script.py", python],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+    )
+
+    assert done.stdout.splitlines() == [
+        "('a', 'ThreadPoolExecutor')",
+        "True",
+        "job",
+        "base",
+        "private",
+        "a function",
+    ], done.stderr

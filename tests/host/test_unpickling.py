@@ -12,6 +12,7 @@ import fractions
 import functools
 import gc
 import ipaddress
+import json
 import pathlib
 import pickle
 import random
@@ -1349,3 +1350,67 @@ print(*said, len(bytearray(128 * 2**20)))
 """)
 
     assert done == f"{MEBIBYTE} MemoryError True {128 * MEBIBYTE}\n"  # a program started meanwhile has it for good
+
+
+class Tags(set[str]):
+    pass
+
+
+class Tally(collections.Counter[str]):
+    pass
+
+
+class Buffer(bytearray):
+    pass
+
+
+class Recent(collections.deque[int]):
+    pass
+
+
+class Items(list[int]):
+    pass
+
+
+class DiskError(OSError):
+    def __init__(self, *args: object, disk: str = "sda") -> None:
+        super().__init__(*args)
+        self.disk = disk
+
+
+class Undecodable(UnicodeDecodeError):
+    pass
+
+
+class Leaving(SystemExit):
+    pass
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Items([1, 2]), DiskError(5, "bad sector", "/dev/sda"), Undecodable("utf-8", b"x", 0, 1, "no"), Leaving(3)],
+    ids=repr,
+)
+def test_what_is_allowed_comes_whole(value: object) -> None:
+    read = loads(pickle.dumps(value, 4), host="web1", allowed=allowed_classes([type(value)]))
+
+    assert (
+        (type(read), str(read), read.__reduce_ex__(4)[1:3])
+        == (  # type: ignore[index]
+            type(value),
+            str(value),
+            value.__reduce_ex__(4)[1:3],  # type: ignore[index]
+        )
+    )
+    for name in ("errno", "strerror", "filename", "encoding", "object", "reason", "code"):
+        assert getattr(read, name, None) == getattr(value, name, None)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [Tags("a"), Tally("aab"), Buffer(b"abc"), Recent([1, 2], maxlen=2), json.JSONDecodeError("msg", "doc", 0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_only_an_init_could_fill_is_refused(value: object) -> None:
+    with pytest.raises(trickle.UnsafeResult, match="trickle calls no __init__; .* return plain data instead"):
+        loads(pickle.dumps(value, 4), host="web1", allowed=allowed_classes([type(value)]))

@@ -34,6 +34,8 @@ class _StandIn(Exception):
         self.made_with = args, kwargs
 
     def __getattr__(self, name: str) -> "Any":
+        if name.startswith("__"):
+            raise AttributeError(name)  # Python looks for these
         raise RuntimeError("trickle.%s is not to be had on a remote host" % type(self).__name__)
 
     def __aenter__(self) -> "Any":

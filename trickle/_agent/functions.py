@@ -53,9 +53,10 @@ def loads_call(payload: bytes, start: int = 0) -> "Tuple[Callable[..., Any], Tup
 # ---- what the pickles name
 
 
-def import_module(name: str) -> "ModuleType":
-    """The module *name*, itself also where its name has dots."""
-    __import__(name)
+def import_module(name: str, *below: str) -> "ModuleType":
+    """The module *name*, itself also where its name has dots, and with those *below* it that are to be there."""
+    for each in (name, *below):
+        __import__(each)
     return sys.modules[name]
 
 
@@ -65,6 +66,11 @@ def attribute(module: str, qualname: str) -> "Any":
     for name in qualname.split("."):
         found = getattr(found, name)
     return found
+
+
+def bound(function: "Callable[..., Any]", owner: "Any") -> "Callable[..., Any]":
+    """A method of *owner* that cannot be had by its name."""
+    return MethodType(function, owner)  # type: ignore[no-any-return]
 
 
 def main_module() -> "ModuleType":
@@ -291,3 +297,4 @@ class _Main:
 
 
 main = _Main()
+MethodType: "Any" = type(main.ensure)
