@@ -264,8 +264,8 @@ def _maker_of(cls: type) -> type:
     def make(_: type, *args: Any, **kwargs: Any) -> Any:
         if (args or kwargs) and needs_init:
             raise Refused(
-                f"it makes a {printable(cls.__qualname__)} by calling the class, and trickle calls no __init__; give the"
-                ' class a __getstate__, return plain data instead, or trust this host with trust="full"'
+                f"it makes a {printable(cls.__qualname__)} by calling the class, and trickle calls no __init__; give"
+                ' the class a __getstate__, return plain data instead, or trust this host with trust="full"'
             )
         if issubclass(cls, enum.Enum):
             return _member(cls, *args)
