@@ -63,3 +63,26 @@ def _write(path: str, text: str) -> None:
     with open(path + ".new", "w") as file:
         file.write(text)
     os.rename(path + ".new", path)
+
+
+async def wait_deep_inside():
+    await wait_inside()
+
+
+async def wait_inside():
+    await trio.sleep_forever()
+
+
+async def spin_inside():
+    await trio.sleep(0)
+    while True:
+        pass
+
+
+async def fail_deep_inside():
+    await fail()
+
+
+async def yield_and_fail():
+    yield 1
+    await fail()

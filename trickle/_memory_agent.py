@@ -662,14 +662,10 @@ def deadline_after(timeout_ms: int) -> float:
 
 def stack_of(run: Run) -> bytes:
     """Where a run is, innermost frame first, as faulthandler shows it."""
-    lines: list[str] = []
-    waiting: Any = run.coroutine
-    while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-        if frame is None:
-            break
-        lines.insert(0, f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}')
-        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    lines = [
+        f'  File "{frame.f_code.co_filename}", line {frame.f_lineno} in {frame.f_code.co_name}'
+        for frame in asynchronous.frames_of(run.coroutine)
+    ]
     return "\n".join(lines).encode("utf-8", "replace")[:LONGEST_STACK]
 
 

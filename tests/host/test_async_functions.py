@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -20,6 +21,35 @@ async def test_an_async_function_returns_and_raises_as_a_plain_one(far: Tunnel) 
         assert await host.call(far_async.two_tasks) == [1, 2]
         with pytest.raises(LookupError, match="async"):
             await host.call(far_async.fail)
+
+
+@pytest.mark.parametrize(
+    ("fn", "frames"),
+    [(far_async.wait_deep_inside, ["wait_inside", "wait_deep_inside"]), (far_async.spin_inside, ["spin_inside"])],
+)
+async def test_the_stack_at_a_deadline_is_that_of_the_function(fn: Any, frames: list[str], far: Tunnel) -> None:
+    async with trickle.open_group([far]) as group:
+        (await group.call(far_async.sleep_and_say, 0.01)).unwrap()
+        results = await group.options(timeout=1, grace_period=1).call(fn)
+
+    (error,) = results.failures().values()
+    assert isinstance(error, trickle.CallTimeout) and error.remote_stack is not None
+    stack = [line.rpartition(" in ")[2] for line in error.remote_stack.splitlines() if "far_async.py" in line]
+    assert stack == frames
+
+
+async def test_the_traceback_of_an_async_function_begins_with_its_own_code(far: Tunnel) -> None:
+    async with trickle.open_host(far) as host:
+        with pytest.raises(trickle.RemoteError) as called:
+            await host.call(far_async.fail_deep_inside)
+        with pytest.raises(trickle.RemoteError) as streamed:
+            async with host.stream(far_async.yield_and_fail) as items:
+                async for _ in items:
+                    pass
+
+    for error, frames in ((called.value, ["fail_deep_inside", "fail"]), (streamed.value, ["yield_and_fail", "fail"])):
+        lines = [line for line in error.remote_traceback.splitlines() if line.startswith("  File ")]
+        assert [line.rpartition(" in ")[2] for line in lines] == frames
 
 
 async def test_a_cancelled_async_function_is_over(far: Tunnel, shared: Path) -> None:

@@ -372,7 +372,17 @@ def _drop_own_frames(exc: BaseException) -> None:
         waiting += [link.__cause__, link.__context__]
 
 
+# What runs coroutines: trio's own loop is above it.
+_ABOVE_COROUTINES = (("trickle._agent.asynchronous", "main"), ("trickle._agent.channels", "_send_all"))
+
+
 def _without_own_frames(traceback: "Any") -> "Any":
+    each = traceback
+    while each is not None:
+        frame = each.tb_frame
+        each = each.tb_next
+        if (frame.f_globals.get("__name__"), frame.f_code.co_name) in _ABOVE_COROUTINES:
+            traceback = each
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__")
         if not (isinstance(module, str) and module.startswith("trickle._agent.")):

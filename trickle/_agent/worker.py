@@ -92,6 +92,7 @@ class Worker:
         self._tainted = False
         self._importing = False
         self._stopper: "Optional[Callable[[], None]]" = None
+        self._coroutine: "Any" = None  # that it stops
         self._deadline: "Optional[float]" = None
         self._renewed: "Tuple[int, Optional[float]]" = (0, None)
 
@@ -367,9 +368,9 @@ class Worker:
             value = asynchronous.run(value, self._set_stopper)
         return value
 
-    def _set_stopper(self, stopper: "Optional[Callable[[], None]]") -> None:
+    def _set_stopper(self, stopper: "Optional[Callable[[], None]]", coroutine: "Any") -> None:
         """Have a cancel call *stopper*, from a signal handler, instead of raising."""
-        self._stopper = stopper
+        self._stopper, self._coroutine = stopper, coroutine
         self._raise_if_cancelled()  # one that came while trio was started, which its handler does not know of
 
     # ---- being cancelled
@@ -409,7 +410,7 @@ class Worker:
             return
         self._raised = self._tainted = True
         if self._cancel.cause == frames.BY_DEADLINE:
-            self._tell_stack(frame or sys._getframe(1))
+            self._tell_stack(asynchronous.frames_of(self._coroutine) or _frames_from(frame or sys._getframe(1)))
         if self._stopper is not None:
             self._stopper()
             return
@@ -419,13 +420,12 @@ class Worker:
         else:
             raise self._cancellation()
 
-    def _tell_stack(self, frame: "Any") -> None:
+    def _tell_stack(self, stack: "List[Any]") -> None:
         """Why was it slow?  In faulthandler's words, which are only asked for when this does not come."""
         lines = ["at its deadline the call was here, innermost frame first:"]
-        while frame is not None and len(lines) <= MOST_FRAMES:
+        for frame in stack[:MOST_FRAMES]:
             code = frame.f_code
             lines.append('  File "%s", line %s in %s' % (code.co_filename, frame.f_lineno, code.co_name))
-            frame = frame.f_back
         text = "\n".join([*lines, ""]).encode("ascii", "backslashreplace")
         try:
             os.write(STACK_FD, text[:PIPE_HOLDS])
@@ -556,6 +556,15 @@ def _show_stacks_on_request() -> None:
         import faulthandler
 
         faulthandler.register(STACK, file=STACK_FD, all_threads=False)
+
+
+def _frames_from(frame: "Any") -> "List[Any]":
+    """The innermost frames of a stack."""
+    found: "List[Any]" = []
+    while frame is not None and len(found) < MOST_FRAMES:
+        found.append(frame)
+        frame = frame.f_back
+    return found
 
 
 def _on_unraisable(unraisable: "Any") -> None:
