@@ -4,6 +4,7 @@ A snippet is a tuple that trickle/_agent/functions.py knows how to compile with 
 """
 
 import ast
+import contextlib
 import dis
 import functools
 import inspect
@@ -269,17 +270,45 @@ def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stm
         return None
     last = nodes[-1]
     if isinstance(value, FunctionType):
-        line = inspect.unwrap(value).__code__.co_firstlineno
-        for node in nodes:
-            if isinstance(node, FunctionNode) and _first_line(node) == line:
-                return node if node.decorator_list or not hasattr(value, "__wrapped__") else None
+        for line in _lines_of(value):
+            for node in nodes:
+                if isinstance(node, FunctionNode) and _first_line(node) == line:
+                    return node if node.decorator_list or not hasattr(value, "__wrapped__") else None
         return last if isinstance(last, FunctionNode) and last.decorator_list else None
+    if len(nodes) > 1:  # in branches, or one after the other
+        last = next((node for node in reversed(nodes) if _may_define(node, value)), last)
     if isinstance(last, DefinitionNode):
         return last if last.decorator_list or isinstance(value, type) else None
     # A namedtuple, an enumeration by its function, a TypeVar: such an object is pickled by its name.
     own_name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     is_named = own_name == name and getattr(value, "__module__", None) == "__main__"
     return last if is_named and isinstance(last, ast.Assign | ast.AnnAssign) else None
+
+
+def _may_define(node: ast.stmt, value: Any) -> bool:
+    """Whether nothing shows that *value* is another definition's: neither lines of functions, nor constants."""
+    wrapped = inspect.unwrap(value) if callable(value) else value
+    members = vars(value) if isinstance(value, type) else {"": wrapped}
+    lines = {line for member in members.values() if isinstance(member, FunctionType) for line in _lines_of(member)}
+    if "__firstlineno__" in members:  # 3.13
+        lines.add(members["__firstlineno__"])
+    if lines:
+        return any(_first_line(node) <= line <= (node.end_lineno or 0) for line in lines)
+    for each in node.body if isinstance(node, ast.ClassDef) else ():
+        match each:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=constant)):
+                if members.get(name, node) != constant:
+                    return False
+    return True
+
+
+def _lines_of(function: FunctionType) -> Iterator[int]:
+    """Where a function begins, or what it was made of by a decorator."""
+    yield inspect.unwrap(function).__code__.co_firstlineno
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty one
+            if isinstance(cell.cell_contents, FunctionType):
+                yield cell.cell_contents.__code__.co_firstlineno
 
 
 def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -166,3 +166,69 @@ def test_what_a_script_has_from_elsewhere_is_the_hosts_own_and_methods_are_those
         "private",
         "a function",
     ], done.stderr
+
+
+BRANCHES = """
+import functools, sys
+import trickle, trio
+
+def plain_decorator(fn):
+    def wrapper():
+        return fn()
+    return wrapper
+
+if sys.version_info >= (3, 6):
+    class Engine:
+        kind = "new"
+
+    class Tool:
+        def name(self):
+            return "new"
+
+    @functools.lru_cache(maxsize=None)
+    def cached():
+        return "new"
+
+    @plain_decorator
+    def decorated():
+        return "new"
+else:
+    class Engine:
+        kind = "old"
+
+    class Tool:
+        def name(self):
+            return "old"
+
+    @functools.lru_cache(maxsize=None)
+    def cached():
+        return "old"
+
+    @plain_decorator
+    def decorated():
+        return "old"
+
+def kinds():
+    return Engine.kind, Tool().name(), cached(), decorated()
+
+class Redefined:
+    size = 1
+
+class Redefined:
+    size = 2
+
+async def main():
+    async with trickle.open_host(trickle.Local(python=sys.argv[1])) as host:
+        print(await host.call(kinds) == kinds() == ("new",) * 4, await host.call(lambda: Redefined.size))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("python", far_pythons(), ids=python_id)
+def test_of_definitions_in_branches_the_one_that_ran_is_sent(python: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(BRANCHES)
+
+    done = run("script.py", python, cwd=tmp_path)
+
+    assert done.stdout == "True 2\n", done.stderr
