@@ -206,7 +206,10 @@ class Link:
         most = max(settings.max_payload, LEAST_PAYLOAD)
         self._connection = Connection(CONTROLLER, lambda data: self._decoder.feed(data), most)
         self._connection.control(Hello(0, frames.VERSION))
-        self._argv = tunnel.wrap(_boot.python_command(tunnel.python))
+        try:
+            self._argv = tunnel.wrap(_boot.python_command(tunnel.python))
+        except ValueError as exc:
+            raise ValueError(f"{self.name}: {exc}") from None
         self._begin_at = begin_at
         self._attempts = 0
         self._retry_after: ConnectError | None = None  # why this attempt has failed, if another one follows

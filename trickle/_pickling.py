@@ -422,6 +422,9 @@ def _needs_nothing_of(module: ModuleType, names: NamesUsed) -> bool:
     """
     if any(level for _, level in names.imports):
         return False  # relative
+    file = source_file(getattr(module, "__file__", None) or "", vars(module))
+    if file is None or file.acts:
+        return False  # what it has set up may matter
     for name in names.before | names.after:
         is_known = name in vars(module)
         if name in _LOOK_AROUND or not (is_known or hasattr(builtins, name)):

@@ -20,6 +20,7 @@ from ._agent.functions import compile_snippet
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 DefinitionNode = FunctionNode | ast.ClassDef
+TypeAliasNode: type[ast.stmt] = getattr(ast, "TypeAlias", ast.Nonlocal)  # 3.12; before, what no module has
 
 
 class Snippet(NamedTuple):
@@ -121,6 +122,7 @@ class SourceFile:
     Attributes:
       submodules: what its statements ``import a.b.c`` import of each package, by the package's name.
       imported: where it has names from, outside functions and classes: the module, and what is called so there.
+      acts: whether importing it may do more than define things: set something up, say.
     """
 
     def __init__(self, filename: str, text: str) -> None:
@@ -132,11 +134,13 @@ class SourceFile:
         self._features: tuple[str, ...] = ()
         self.submodules: dict[str, set[str]] = {}
         self.imported: dict[str, tuple[str, str]] = {}
+        self.acts: bool = True
         try:
             tree = parse(text)
         except (SyntaxError, ValueError, RecursionError):
             return  # what was compiled from it once is not there any more
         self._index_functions(tree)
+        self.acts = any(_acts(node) for node in _module_level([each for each in tree.body if not _is_guard(each)]))
         for node in _module_level(tree.body):
             for name in _bound_by(node):
                 self._bindings.setdefault(name, []).append(node)
@@ -282,7 +286,7 @@ def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stm
     # A namedtuple, an enumeration by its function, a TypeVar: such an object is pickled by its name.
     own_name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
     is_named = own_name == name and getattr(value, "__module__", None) == "__main__"
-    return last if is_named and isinstance(last, ast.Assign | ast.AnnAssign) else None
+    return last if is_named and isinstance(last, (ast.Assign, ast.AnnAssign, TypeAliasNode)) else None
 
 
 def _may_define(node: ast.stmt, value: Any) -> bool:
@@ -319,9 +323,29 @@ def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                 yield from _module_level(getattr(node, field, []))
 
 
+def _acts(node: ast.stmt) -> bool:
+    """Whether a statement of a module does something to what is not the module's own."""
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Constant)
+    targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [getattr(node, "target", None)]
+    if any(target is not None and not isinstance(target, ast.Name | ast.Tuple | ast.List) for target in targets):
+        return True
+    return isinstance(node, ast.With | ast.For | ast.While)
+
+
+def _is_guard(node: ast.stmt) -> bool:
+    """Whether it is an ``if __name__ == "__main__":``."""
+    match node:
+        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
+            return True
+    return False
+
+
 def _bound_by(node: ast.stmt) -> list[str]:
     if isinstance(node, DefinitionNode):
         return [node.name]
+    if isinstance(node, TypeAliasNode):
+        return [node.name.id]  # type: ignore[attr-defined]
     targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
     return [target.id for target in targets if isinstance(target, ast.Name)]
 

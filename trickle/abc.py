@@ -77,7 +77,8 @@ class Tunnel(abc.ABC):
     to where it should run.  ``trickle.testing.check_tunnel`` tells whether it is a good one.
 
     Args:
-      name: what the host is called in results, output and errors; unique in a group.
+      name: what the host is called in results, output and errors; unique in a group.  ``dataclasses.replace`` keeps
+        it, also one that was made of the other fields: give it ``name=None`` as well.
       python: path of the Python to use over there; by default the first of ``python3``,
         ``/usr/libexec/platform-python`` and ``python`` that is 3.6 or later.
       python_version: the far CPython's version, such as ``(3, 11)``, when you know it: saves a round trip for what
@@ -129,8 +130,9 @@ class Tunnel(abc.ABC):
     def answers(self, nonce: str) -> Mapping[str, str]:
         """The secrets that this tunnel's command asks for, by prompt: each is sent once, when its prompt has come.
 
-        A prompt is waited for on stderr, at the start of a line.  It should contain *nonce*, and must not stand as it
-        is in the command, which a shell may print.  Its command runs ``announced(argv)`` behind what asks.
+        A prompt is waited for on stderr, at the start of a line, or at the end of one that goes no further.  It should
+        contain *nonce*, and must not stand as it is in the command, which a shell may print.  Its command runs
+        ``announced(argv)`` behind what asks.
         """
         return {}
 
