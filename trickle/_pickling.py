@@ -10,7 +10,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 from ._agent import functions
@@ -22,7 +22,8 @@ from ._results import Results
 from ._source_code import (
     NamesUsed,
     Snippet,
-    SourceFile,
+    attributes_in,
+    code_of_statement,
     names_used,
     names_used_by_statement,
     snippet_of_function,
@@ -147,13 +148,15 @@ class _Call:
         for name, level in used.imports:
             self.note_module(absolute_name(name, level, package))
 
-    def note_file(self, filename: str, module_globals: dict[str, Any]) -> SourceFile | None:
-        """Remember which submodules (``import a.b``) code of that file finds in their packages."""
-        file = source_file(filename, module_globals)
-        if file is not None:
-            for package, names in file.submodules.items():
-                self.submodules.setdefault(package, set()).update(names)
-        return file
+    def note_submodules(self, code: CodeType, module_globals: dict[str, Any]) -> None:
+        """Remember which submodules code looks for in packages, where its file has imported them (``import a.b``)."""
+        file = source_file(code.co_filename, module_globals)
+        if file is not None and file.submodules:
+            names = attributes_in(code)
+            for dotted in file.submodules:
+                package, *below = dotted.split(".")
+                if names.issuperset(below):
+                    self.submodules.setdefault(package, set()).add(dotted)
 
     def need(self, name: str) -> None:
         """See to it that the global *name* of the script is set over there, with all that it uses itself."""
@@ -165,7 +168,7 @@ class _Call:
             self.items[name] = None  # it may refer to itself
             self.items[name] = self._value_item(name, self._as_imported(name, script[name]))
             return
-        self.note_file(snippet.filename, script)
+        self.note_submodules(code_of_statement(snippet), script)
         used = names_used_by_statement(snippet)
         self.items[name] = (name, "statement", tuple(snippet), sorted(used.before), sorted(used.after))
         self.snippets.append(snippet)
@@ -386,7 +389,7 @@ class _Pickler(pickle.Pickler):
         """What stands for a function's globals, and those of them that it brings along itself."""
         names, module_globals = names_used(function.__code__), function.__globals__
         self._call.note_imports(names, module_globals)
-        self._call.note_file(function.__code__.co_filename, module_globals)
+        self._call.note_submodules(function.__code__, module_globals)
         used = sorted(names.before | names.after)
         module_name = module_globals.get("__name__", "")
         module = sys.modules.get(module_name)

@@ -67,9 +67,14 @@ def snippet_of_statement(name: str, value: Any) -> Snippet | None:
 
 
 @functools.lru_cache(maxsize=1_000)
+def code_of_statement(snippet: Snippet) -> CodeType:
+    """What a statement of the script is compiled to."""
+    return compile_snippet(snippet)
+
+
 def names_used_by_statement(snippet: Snippet) -> NamesUsed:
     """The global names that a statement of the script uses."""
-    return names_used(compile_snippet(snippet))
+    return names_used(code_of_statement(snippet))
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -88,6 +93,13 @@ def names_used(code: CodeType) -> NamesUsed:
                 at_once = not inner.co_flags & inspect.CO_OPTIMIZED or inner.co_name in _RUN_AT_ONCE
                 pending.append((inner, is_called_later or not at_once))
     return NamesUsed(frozenset(before), frozenset(after), frozenset(imports))
+
+
+@functools.lru_cache(maxsize=1_000)
+def attributes_in(code: CodeType) -> frozenset[str]:
+    """The names of attributes, and of globals, in *code* and all that it defines."""
+    inner = (attributes_in(each) for each in code.co_consts if isinstance(each, CodeType))
+    return frozenset(code.co_names).union(*inner)
 
 
 _RUN_AT_ONCE = {"<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>", "__annotate__"}
@@ -120,7 +132,7 @@ class SourceFile:
     """A file's lines, and where in them functions and definitions are.
 
     Attributes:
-      submodules: what its statements ``import a.b.c`` import of each package, by the package's name.
+      submodules: what its statements ``import a.b.c`` import.
       imported: where it has names from, outside functions and classes: the module, and what is called so there.
       acts: whether importing it may do more than define things: set something up, say.
     """
@@ -132,7 +144,7 @@ class SourceFile:
         self._functions: dict[int, list[tuple[FunctionNode | ast.Lambda, str]]] = {}
         self._bindings: dict[str, list[ast.stmt]] = {}
         self._features: tuple[str, ...] = ()
-        self.submodules: dict[str, set[str]] = {}
+        self.submodules: set[str] = set()
         self.imported: dict[str, tuple[str, str]] = {}
         self.acts: bool = True
         try:
@@ -216,8 +228,7 @@ class SourceFile:
             if isinstance(node, FunctionNode | ast.Lambda):
                 self._functions.setdefault(_first_line(node), []).append((node, class_name))
             if isinstance(node, ast.Import):
-                for dotted in [alias.name for alias in node.names if "." in alias.name and not alias.asname]:
-                    self.submodules.setdefault(dotted.partition(".")[0], set()).add(dotted)
+                self.submodules.update(alias.name for alias in node.names if "." in alias.name and not alias.asname)
             inner = node.name if isinstance(node, ast.ClassDef) else class_name
             pending.extend((child, inner) for child in ast.iter_child_nodes(node))
 

@@ -54,9 +54,13 @@ def loads_call(payload: bytes, start: int = 0) -> "Tuple[Callable[..., Any], Tup
 
 
 def import_module(name: str, *below: str) -> "ModuleType":
-    """The module *name*, itself also where its name has dots, and with those *below* it that are to be there."""
-    for each in (name, *below):
-        __import__(each)
+    """The module *name*, itself also where its name has dots, and with those *below* it that can be had."""
+    __import__(name)
+    for each in below:
+        try:
+            __import__(each)
+        except ImportError:
+            pass  # if it is needed, using it says so
     return sys.modules[name]
 
 
