@@ -243,7 +243,8 @@ class HostCore:
             finally:
                 if session is not None:
                     session.calls.discard(call)
-        await link.lines_given(call)
+        if call.error is None:
+            await link.lines_given(call)
         if call.verdict == frames.RETURNED and not options.reducers:
             return await self.read_pieces(call.pieces, options)
         return await self.outcome(link, call, options, session)

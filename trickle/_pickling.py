@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
+from . import remote
 from ._agent import functions
 from ._culprit import culprit_path
 from ._exceptions import RemoteError, Unsendable
@@ -183,15 +184,12 @@ class _Call:
         return item is not None and item[1] == "statement"
 
     def _as_imported(self, name: str, value: object) -> object:
-        """*value*, or what has the host import its own, where the script has it from the standard library."""
+        """*value*, or what has the host find its own, where the script has it from trickle: its ``host_name``, say."""
         file = getattr(sys.modules["__main__"], "__file__", None)
         found = source_file(file, vars(sys.modules["__main__"])) if file is not None else None
         module, attribute = found.imported.get(name, ("", "")) if found is not None else ("", "")
-        top = module.partition(".")[0]
-        if not (top in STANDARD_LIBRARY or top == "trickle") or _attribute_of(module, attribute) is not value:
-            return value
-        self.note_module(module)
-        return _Reduced(functions.attribute, module, attribute)
+        is_ours = module == "trickle.remote" and hasattr(remote, attribute) and getattr(remote, attribute) is value
+        return _Reduced(functions.attribute, module, attribute) if is_ours else value
 
     def _value_item(self, name: str, value: object) -> "functions.MainItem":
         needed: set[str] = set()
@@ -329,7 +327,10 @@ class _Pickler(pickle.Pickler):
     def _method(self, method: MethodType) -> Any:
         """By its name, as pickle has it, but where another method goes by that: an override, or what decorates it."""
         function, owner = method.__func__, method.__self__
-        found = getattr(owner, getattr(function, "__name__", ""), None)
+        try:
+            found = getattr(owner, getattr(function, "__name__", ""), None)
+        except Exception:  # its class's own idea of attributes
+            found = None
         if isinstance(found, MethodType) and found.__func__ is function and found.__self__ is owner:
             return NotImplemented
         return functions.bound, (function, owner)
@@ -425,9 +426,6 @@ def _needs_nothing_of(module: ModuleType, names: NamesUsed) -> bool:
     """
     if any(level for _, level in names.imports):
         return False  # relative
-    file = source_file(getattr(module, "__file__", None) or "", vars(module))
-    if file is None or file.acts:
-        return False  # what it has set up may matter
     for name in names.before | names.after:
         is_known = name in vars(module)
         if name in _LOOK_AROUND or not (is_known or hasattr(builtins, name)):

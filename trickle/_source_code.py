@@ -10,7 +10,7 @@ import functools
 import inspect
 import linecache
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
@@ -134,7 +134,6 @@ class SourceFile:
     Attributes:
       submodules: what its statements ``import a.b.c`` import.
       imported: where it has names from, outside functions and classes: the module, and what is called so there.
-      acts: whether importing it may do more than define things: set something up, say.
     """
 
     def __init__(self, filename: str, text: str) -> None:
@@ -146,13 +145,11 @@ class SourceFile:
         self._features: tuple[str, ...] = ()
         self.submodules: set[str] = set()
         self.imported: dict[str, tuple[str, str]] = {}
-        self.acts: bool = True
         try:
             tree = parse(text)
         except (SyntaxError, ValueError, RecursionError):
             return  # what was compiled from it once is not there any more
         self._index_functions(tree)
-        self.acts = any(_acts(node) for node in _module_level([each for each in tree.body if not _is_guard(each)]))
         for node in _module_level(tree.body):
             for name in _bound_by(node):
                 self._bindings.setdefault(name, []).append(node)
@@ -285,13 +282,18 @@ def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stm
         return None
     last = nodes[-1]
     if isinstance(value, FunctionType):
-        for line in _lines_of(value):
-            for node in nodes:
-                if isinstance(node, FunctionNode) and _first_line(node) == line:
-                    return node if node.decorator_list or not hasattr(value, "__wrapped__") else None
-        return last if isinstance(last, FunctionNode) and last.decorator_list else None
+        line = inspect.unwrap(value).__code__.co_firstlineno
+        for node in nodes:
+            if isinstance(node, FunctionNode) and _first_line(node) == line:
+                return node if node.decorator_list or not hasattr(value, "__wrapped__") else None
+        decorated = [each for each in nodes if isinstance(each, FunctionNode) and each.decorator_list]
+        inner = set(_lines_within(value))  # of what a decorator has kept
+        for node in decorated:
+            if _first_line(node) in inner:
+                return node
+        return last if last in decorated else None
     if len(nodes) > 1:  # in branches, or one after the other
-        last = next((node for node in reversed(nodes) if _may_define(node, value)), last)
+        last = _shown_by_lines(nodes, value) or _shown_by_constants(nodes, value) or last
     if isinstance(last, DefinitionNode):
         return last if last.decorator_list or isinstance(value, type) else None
     # A namedtuple, an enumeration by its function, a TypeVar: such an object is pickled by its name.
@@ -300,26 +302,46 @@ def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stm
     return last if is_named and isinstance(last, (ast.Assign, ast.AnnAssign, TypeAliasNode)) else None
 
 
-def _may_define(node: ast.stmt, value: Any) -> bool:
-    """Whether nothing shows that *value* is another definition's: neither lines of functions, nor constants."""
-    wrapped = inspect.unwrap(value) if callable(value) else value
-    members = vars(value) if isinstance(value, type) else {"": wrapped}
-    lines = {line for member in members.values() if isinstance(member, FunctionType) for line in _lines_of(member)}
-    if "__firstlineno__" in members:  # 3.13
-        lines.add(members["__firstlineno__"])
-    if lines:
-        return any(_first_line(node) <= line <= (node.end_lineno or 0) for line in lines)
-    for each in node.body if isinstance(node, ast.ClassDef) else ():
+def _shown_by_lines(nodes: list[ast.stmt], value: Any) -> ast.stmt | None:
+    """The definition in which the functions are that *value* has, or wraps."""
+    members = vars(value).values() if isinstance(value, type) else [value]
+    lines = {getattr(value, "__firstlineno__", 0)} if isinstance(value, type) else set()  # 3.13
+    for member in members:
+        function = getattr(member, "__func__", None) or getattr(member, "fget", None) or member
+        function = inspect.unwrap(function) if callable(function) else function
+        if isinstance(function, FunctionType):
+            lines.add(function.__code__.co_firstlineno)
+    for node in reversed(nodes):
+        if isinstance(node, DefinitionNode) and any(
+            _first_line(node) <= line <= (node.end_lineno or 0) for line in lines
+        ):
+            return node
+    return None
+
+
+def _shown_by_constants(nodes: list[ast.stmt], value: Any) -> ast.stmt | None:
+    """The one definition of a class whose constants *value* has, if the last one's are others."""
+    classes = [each for each in nodes if isinstance(each, ast.ClassDef)] if isinstance(value, type) else []
+    fits = {node: _constants_fit(node, vars(value)) for node in classes}
+    fitting = [node for node in classes if fits[node]]
+    return fitting[0] if len(fitting) == 1 and nodes[-1] in classes and fits[nodes[-1]] is False else None
+
+
+def _constants_fit(node: ast.ClassDef, members: Mapping[str, Any]) -> bool | None:
+    """Whether a class that is defined so has these members; None if there is nothing to tell by."""
+    found: bool | None = None
+    for each in node.body:
         match each:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=constant)):
-                if members.get(name, node) != constant:
+                member = members.get(name, node)
+                if type(member) is not type(constant) or member != constant:
                     return False
-    return True
+                found = True
+    return found
 
 
-def _lines_of(function: FunctionType) -> Iterator[int]:
-    """Where a function begins, or what it was made of by a decorator."""
-    yield inspect.unwrap(function).__code__.co_firstlineno
+def _lines_within(function: FunctionType) -> Iterator[int]:
+    """Where the functions begin that are in a function's closure."""
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # an empty one
             if isinstance(cell.cell_contents, FunctionType):
@@ -332,24 +354,6 @@ def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
         if not isinstance(node, DefinitionNode):
             for field in ("body", "handlers", "orelse", "finalbody", "cases"):
                 yield from _module_level(getattr(node, field, []))
-
-
-def _acts(node: ast.stmt) -> bool:
-    """Whether a statement of a module does something to what is not the module's own."""
-    if isinstance(node, ast.Expr):
-        return not isinstance(node.value, ast.Constant)
-    targets = node.targets if isinstance(node, ast.Assign | ast.Delete) else [getattr(node, "target", None)]
-    if any(target is not None and not isinstance(target, ast.Name | ast.Tuple | ast.List) for target in targets):
-        return True
-    return isinstance(node, ast.With | ast.For | ast.While)
-
-
-def _is_guard(node: ast.stmt) -> bool:
-    """Whether it is an ``if __name__ == "__main__":``."""
-    match node:
-        case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
-            return True
-    return False
 
 
 def _bound_by(node: ast.stmt) -> list[str]:

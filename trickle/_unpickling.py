@@ -259,7 +259,7 @@ def _maker_of(cls: type) -> type:
     """
 
     needs_init = _needs_init(cls)
-    fields_of = next((each for each in cls.__mro__ if each.__module__ == "builtins"), object)
+    kept_in_c = next((each for each in (OSError, SystemExit, StopIteration) if issubclass(cls, each)), None)
 
     def make(_: type, *args: Any, **kwargs: Any) -> Any:
         if (args or kwargs) and needs_init:
@@ -267,28 +267,32 @@ def _maker_of(cls: type) -> type:
                 f"it makes a {printable(cls.__qualname__)} by calling the class, and trickle calls no __init__; give"
                 ' the class a __getstate__, return plain data instead, or trust this host with trust="full"'
             )
+        if issubclass(cls, _FILLED_IN_C):
+            raise Refused(f"it has a {printable(cls.__qualname__)}, of which not all is data; return its text instead")
+        if any(type(each) is range and len(each) > MOST_ITEMS for each in (*args, *kwargs.values())):
+            raise Refused(f"it makes a {printable(cls.__qualname__)} of a range of more than {MOST_ITEMS} numbers")
         if issubclass(cls, enum.Enum):
             return _member(cls, *args)
         made = cls.__new__(cls, *args, **kwargs)
-        if args and issubclass(fields_of, BaseException):
-            fields_of.__init__(made, *args)  # type: ignore[arg-type]  # that of a builtin, which has fields of its own to fill
+        if args and kept_in_c is not None:
+            kept_in_c.__init__(made, *args)  # type: ignore[arg-type]  # which stores them, and does nothing else
         return made
 
     return type(cls.__name__, (), {"__slots__": (), "__new__": make})
 
 
+MOST_ITEMS: Final = 10_000
+# Their C code copies what it is given, and believes it when they are shown.
+_FILLED_IN_C: Final = (UnicodeEncodeError, UnicodeDecodeError, UnicodeTranslateError, SyntaxError)
+_FILLED_BY_INIT: Final = (set, bytearray, collections.Counter, collections.deque, collections.defaultdict)
+
+
 def _needs_init(cls: type) -> bool:
     """Whether what *cls* is called with to make one gets into it by an ``__init__`` alone."""
-    if issubclass(cls, BaseException):
-        own_init, own_reduce = (
-            isinstance(getattr(cls, name), types.FunctionType) for name in ("__init__", "__reduce__")
-        )
-        return own_init and own_reduce
-    maker = next(each for each in cls.__mro__ if "__new__" in vars(each))
-    return maker in (object, set, bytearray, list, dict, *_FILLED_BY_INIT)
-
-
-_FILLED_BY_INIT: Final = (collections.deque, collections.OrderedDict, collections.defaultdict)
+    makers = [each for each in cls.__mro__ if "__new__" in vars(each)]
+    return makers[0] is object or (
+        issubclass(cls, _FILLED_BY_INIT) and makers[0].__module__ in ("builtins", "collections")
+    )
 
 
 def _member(cls: type[enum.Enum], *value: Any) -> enum.Enum:

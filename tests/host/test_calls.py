@@ -17,7 +17,7 @@ import pytest
 import trio
 
 import trickle
-from tests import flows, setting_up, torture, work
+from tests import flows, torture, work
 from tests.hosts import file_appears, local
 from trickle._settings import CallOptions
 from trickle.abc import Tunnel
@@ -713,11 +713,6 @@ async def test_a_full_memory_channel_holds_up_neither_other_calls_nor_a_cancel()
                 nursery.cancel_scope.cancel()
             assert await host.call(work.add, 1, 2) == 3
             assert host.statistics().verdicts == {"cancelled": 1, "returned": 1}
-
-
-async def test_a_function_that_a_module_made_finds_what_its_module_has_set_up() -> None:
-    async with trickle.open_host(local()) as host:
-        assert await host.call(setting_up.make_look())
 
 
 async def test_a_generator_function_that_is_called_says_what_to_do() -> None:

@@ -128,7 +128,7 @@ async def main():
     far = trickle.Command(("env", "-u", "SECRET"), name="far", python=sys.argv[1])
     async with trickle.open_host(far) as host:
         print(await host.call(title, "<a/>"))
-        print(await host.call(about) == (None, None, sys.argv[1], "far"))
+        print(await host.call(about) == (None, None, sys.executable, "far"))
         job = Job()
         for method in (job.run, job.of_base(), job.private(), types.MethodType(run, job)):
             print(await host.call(method))
@@ -211,6 +211,43 @@ else:
 def kinds():
     return Engine.kind, Tool().name(), cached(), decorated()
 
+from concurrent import futures
+from xml.etree import ElementTree
+
+try:
+    from msvcrt import getch
+except ImportError:
+    getch = None
+
+def imported():
+    return futures.__name__, ElementTree.fromstring("<a/>").tag, getch
+
+def double(fn):
+    def wrapper(x):
+        return 2 * fn(x)
+    return wrapper
+
+def twice(x):
+    return x + 1
+
+twice = double(twice)
+
+class Counter:
+    pass
+
+class Counter:
+    __hidden = 1
+    count = 0
+
+    @classmethod
+    def hidden(cls):
+        return cls.__hidden
+
+Counter.count = 9
+
+def others():
+    return twice(1), Counter.hidden(), hasattr(Counter, "count")
+
 class Redefined:
     size = 1
 
@@ -220,6 +257,7 @@ class Redefined:
 async def main():
     async with trickle.open_host(trickle.Local(python=sys.argv[1])) as host:
         print(await host.call(kinds) == kinds() == ("new",) * 4, await host.call(lambda: Redefined.size))
+        print(await host.call(imported), await host.call(others))
 
 trio.run(main)
 """
@@ -231,4 +269,4 @@ def test_of_definitions_in_branches_the_one_that_ran_is_sent(python: str, tmp_pa
 
     done = run("script.py", python, cwd=tmp_path)
 
-    assert done.stdout == "True 2\n", done.stderr
+    assert done.stdout == "True 2\n('concurrent.futures', 'a', None) (4, 1, True)\n", done.stderr

@@ -59,7 +59,7 @@ def import_module(name: str, *below: str) -> "ModuleType":
     for each in below:
         try:
             __import__(each)
-        except ImportError:
+        except Exception:
             pass  # if it is needed, using it says so
     return sys.modules[name]
 

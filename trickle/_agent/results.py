@@ -58,7 +58,8 @@ def pickle_result(value: "Any") -> "List[bytes]":
     try:
         pickler.dump(value)
     except Exception as exc:
-        hint = "; call it with stream()" if hasattr(value, "gi_frame") or hasattr(value, "ag_frame") else ""
+        is_generator = type(value).__name__ in ("generator", "async_generator")
+        hint = "; call it with stream()" if is_generator else ""
         text = "the function has returned, or sent, what cannot be sent: %s (%s)%s"
         raise TypeError(text % (_describe_type(value), _text_of(exc), hint)) from exc
     return output.pieces if len(output.pieces) <= MOST_PIECES else [b"".join(output.pieces)]

@@ -92,7 +92,7 @@ class Worker:
         self._tainted = False
         self._importing = False
         self._stopper: "Optional[Callable[[], None]]" = None
-        self._coroutine: "Any" = None  # that it stops
+        self._where: "Optional[Callable[[], List[Any]]]" = None  # what it stops is
         self._deadline: "Optional[float]" = None
         self._renewed: "Tuple[int, Optional[float]]" = (0, None)
 
@@ -368,9 +368,9 @@ class Worker:
             value = asynchronous.run(value, self._set_stopper)
         return value
 
-    def _set_stopper(self, stopper: "Optional[Callable[[], None]]", coroutine: "Any") -> None:
+    def _set_stopper(self, stopper: "Optional[Callable[[], None]]", where: "Optional[Callable[[], List[Any]]]") -> None:
         """Have a cancel call *stopper*, from a signal handler, instead of raising."""
-        self._stopper, self._coroutine = stopper, coroutine
+        self._stopper, self._where = stopper, where
         self._raise_if_cancelled()  # one that came while trio was started, which its handler does not know of
 
     # ---- being cancelled
@@ -410,7 +410,7 @@ class Worker:
             return
         self._raised = self._tainted = True
         if self._cancel.cause == frames.BY_DEADLINE:
-            self._tell_stack(asynchronous.frames_of(self._coroutine) or _frames_from(frame or sys._getframe(1)))
+            self._tell_stack((self._where and self._where()) or _frames_from(frame or sys._getframe(1)))
         if self._stopper is not None:
             self._stopper()
             return
