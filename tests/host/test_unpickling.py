@@ -1392,7 +1392,6 @@ class Leaving(SystemExit):
         DiskError(5, "bad sector", "/dev/sda"),
         Leaving(3),
         StopIteration(7),
-        ExceptionGroup("g", [OSError(2)]),
     ],
     ids=repr,
 )
