@@ -112,6 +112,7 @@ class RemoteCall:
         "room",
         "session",
         "sink",
+        "unwanted",
         "verdict",
     )
 
@@ -120,6 +121,7 @@ class RemoteCall:
         self.sink: Sink | None = sink
         self.deadline: float = math.inf
         self.is_session: bool = False
+        self.unwanted: bool = False  # its end was asked for
         self.session: int = 0  # the number of the one that it belongs to
         self.finished: trio.Event = trio.Event()
         self.verdict: int | None = None  # None with an error: unknown
@@ -356,6 +358,7 @@ class Link:
         if self._connection.withdraw(call.id):
             self._finish(call, frames.NEVER_STARTED)
             return
+        call.unwanted = True
         self._connection.drop(call.id)
         cause = frames.BY_DEADLINE if by_deadline else frames.BY_CALLER
         text = (reason or "").encode("utf-8", "replace")[:1024]
@@ -766,7 +769,7 @@ class Link:
     def _finish(self, call: RemoteCall, verdict: int | None) -> None:
         call.verdict = verdict
         self.calls.pop(call.id, None)
-        if call.sink is not None and verdict != frames.RETURNED:
+        if call.sink is not None and (call.unwanted or verdict != frames.RETURNED):  # its End overtakes its lines
             self._late_sinks[call.id] = call.sink
             if len(self._late_sinks) > LATE_SINKS:
                 del self._late_sinks[next(iter(self._late_sinks))]

@@ -1,7 +1,6 @@
 """Calls on one host: what comes back, what is raised, what is printed, what the statistics say."""
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -892,10 +891,10 @@ async def test_what_a_cancelled_call_prints_goes_where_its_output_goes(far: Tunn
             nursery.start_soon(watched.call, _say_at_the_end, str(shared / "call"))
             await file_appears(shared / "call")
             nursery.cancel_scope.cancel()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(functools.partial(watched.run_process, trap, shell=True))
-            await file_appears(shared / "process")
-            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as scope:
+            async with watched.open_process(trap, shell=True):  # which has started there, and is told to end
+                await file_appears(shared / "process")
+                scope.cancel()
+                await trio.sleep_forever()
 
-    assert mine == [(1, "cleaned up"), (2, "bye")]
-    assert hosts == []
+    assert (mine, hosts) == ([(1, "cleaned up"), (2, "bye")], [])
