@@ -36,8 +36,8 @@ class HostProgress:
 
     Args:
       host: its name.
-      state: ``"waiting"`` (for its turn, or for an item), ``"connecting"``, ``"sending code"`` (and arguments),
-        ``"running"``, ``"done"``, ``"failed"``, ``"lost"`` (the connection, or it never came about) or
+      state: ``"waiting"`` (for its turn, for an item, or to be tried again), ``"connecting"``, ``"sending code"`` (and
+        arguments), ``"running"``, ``"done"``, ``"failed"``, ``"lost"`` (the connection, or it never came about) or
         ``"not needed"``.
       since: when it came to this state, by ``trio.current_time()``.
       counts: how many hosts of this verb are in each state, this one included; they add up to all.

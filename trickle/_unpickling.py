@@ -184,7 +184,7 @@ _allowed: dict[Name, type] = {}
 def allow(*classes: type) -> None:
     """Let results contain instances of *classes*, from every host.
 
-    They are made by ``__new__`` and get their state as pickle does it; ``__init__`` is never called.  A host
+    They are made by ``__new__`` and get their state as pickle does it; no ``__init__`` of theirs is called.  A host
     chooses the state, so allow only classes that stand any.
 
     Raises:
@@ -255,10 +255,11 @@ def _maker_of(cls: type) -> type:
     """Return a class that makes instances of *cls* by its ``__new__`` when called, and nothing else.
 
     A class, because the NEWOBJ opcode takes nothing else.  What it makes is no instance of it, so that
-    calling it ends there: ``__init__`` is never called.
+    calling it ends there: no ``__init__`` but that of some builtin errors is called.
     """
 
     needs_init = _needs_init(cls)
+    grows = _maker(cls).__module__ == "builtins" and issubclass(cls, (tuple, frozenset, bytes, BaseExceptionGroup))
     kept_in_c = next((each for each in (OSError, SystemExit, StopIteration) if issubclass(cls, each)), None)
 
     def make(_: type, *args: Any, **kwargs: Any) -> Any:
@@ -269,8 +270,8 @@ def _maker_of(cls: type) -> type:
             )
         if issubclass(cls, _FILLED_IN_C):
             raise Refused(f"it has a {printable(cls.__qualname__)}, of which not all is data; return its text instead")
-        if any(type(each) is range and len(each) > MOST_ITEMS for each in (*args, *kwargs.values())):
-            raise Refused(f"it makes a {printable(cls.__qualname__)} of a range of more than {MOST_ITEMS} numbers")
+        if grows and any(type(each) in (range, int) for each in (*args, *kwargs.values())):
+            raise Refused(f"it makes a {printable(cls.__qualname__)} of a number or a range, which may be any size")
         if issubclass(cls, enum.Enum):
             return _member(cls, *args)
         made = cls.__new__(cls, *args, **kwargs)
@@ -281,7 +282,6 @@ def _maker_of(cls: type) -> type:
     return type(cls.__name__, (), {"__slots__": (), "__new__": make})
 
 
-MOST_ITEMS: Final = 10_000
 # Their C code copies what it is given, and believes it when they are shown.
 _FILLED_IN_C: Final = (UnicodeEncodeError, UnicodeDecodeError, UnicodeTranslateError, SyntaxError)
 _FILLED_BY_INIT: Final = (set, bytearray, collections.Counter, collections.deque, collections.defaultdict)
@@ -289,10 +289,13 @@ _FILLED_BY_INIT: Final = (set, bytearray, collections.Counter, collections.deque
 
 def _needs_init(cls: type) -> bool:
     """Whether what *cls* is called with to make one gets into it by an ``__init__`` alone."""
-    makers = [each for each in cls.__mro__ if "__new__" in vars(each)]
-    return makers[0] is object or (
-        issubclass(cls, _FILLED_BY_INIT) and makers[0].__module__ in ("builtins", "collections")
-    )
+    maker = _maker(cls)
+    return maker is object or (issubclass(cls, _FILLED_BY_INIT) and maker.__module__ in ("builtins", "collections"))
+
+
+def _maker(cls: type) -> type:
+    """The class whose ``__new__`` makes instances of *cls*."""
+    return next(each for each in cls.__mro__ if "__new__" in vars(each))
 
 
 def _member(cls: type[enum.Enum], *value: Any) -> enum.Enum:

@@ -32,9 +32,9 @@ async def main():
 START = "import trio\ntrio.run(main)\n"
 
 
-def run(*words: str, stdin: str | None = None, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Run this Python; the output and the bytes that were sent."""
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
+def run(*words: str, stdin: str | None = None, cwd: Path, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run this Python, with *more* in its environment; the output and the bytes that were sent."""
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(cwd), **more}
     return subprocess.run(
         [sys.executable, *words], input=stdin, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120
     )
@@ -139,24 +139,11 @@ trio.run(main)
 
 @pytest.mark.parametrize("python", far_pythons(), ids=python_id)
 def test_what_a_script_has_from_elsewhere_is_the_hosts_own_and_methods_are_those_that_were_meant(
-    python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    python: str, tmp_path: Path
 ) -> None:
     (tmp_path / "script.py").write_text(OWN)
-    environment = {
-        "PYTHONPATH": str(ROOT),
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(tmp_path),
-        "SECRET": "of the controller",
-    }
 
-    done = subprocess.run(
-        [sys.executable, "script.py", python],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=environment,
-        timeout=120,
-    )
+    done = run("script.py", python, cwd=tmp_path, SECRET="of the controller")
 
     assert done.stdout.splitlines() == [
         "('a', 'ThreadPoolExecutor')",

@@ -1424,12 +1424,29 @@ class Row(tuple[int, ...]):
     pass
 
 
-@pytest.mark.parametrize("cls", [Row, SyntaxError, ExceptionGroup, Leaving])
-def test_a_range_does_not_become_what_it_stands_for(cls: type) -> None:
-    pickled = pickle.dumps(Made(cls, ("m", range(10**9)) if issubclass(cls, BaseException) else (range(10**9),)), 4)
+class Blob(bytes):
+    pass
 
-    with pytest.raises(trickle.UnsafeResult):
-        loads(pickled, host="web1", allowed=allowed_classes([cls]))
+
+class Couple(NamedTuple):
+    first: object
+    second: object
+
+
+@pytest.mark.parametrize(
+    ("cls", "args"),
+    [(Row, (range(10**9),)), (Blob, (1 << 30,)), (ExceptionGroup, ("m", range(10**9)))],
+)
+def test_a_number_or_a_range_does_not_become_what_it_stands_for(cls: type, args: tuple[object, ...]) -> None:
+    with pytest.raises(trickle.UnsafeResult, match="of a number or a range"):
+        loads(pickle.dumps(Made(cls, args), 4), host="web1", allowed=allowed_classes([cls]))
+
+
+@pytest.mark.parametrize("value", [Row([1, 2]), Blob(b"abc"), Couple(range(10**9), 7)], ids=repr)
+def test_what_is_no_larger_than_its_pickle_is_read(value: object) -> None:
+    read = loads(pickle.dumps(value, 4), host="web1", allowed=allowed_classes([type(value)]))
+
+    assert (type(read), read) == (type(value), value)
 
 
 class Made:
