@@ -23,6 +23,30 @@ from benchmarks._peers import ECHO, PYTHON
 
 THREADS = 32  # that connect at once, as trickle's connect_limit
 PAGE = resource.getpagesize()
+# Two processes for each host, as whoever is to end any call needs them: one reads the pipe, the other answers.
+PAIR = """
+import os, select, socket
+one, other = socket.socketpair()
+if os.fork() == 0:
+    one.close()
+    while True:
+        data = other.recv(65536)
+        if not data: os._exit(0)
+        other.send(b'%d' % os.getpid())
+other.close()
+os.write(1, b'%d' % os.getpid())
+poller = select.poll()
+poller.register(0, select.POLLIN)
+poller.register(one, select.POLLIN)
+while True:
+    for fd, _ in poller.poll():
+        if fd != 0:
+            os.write(1, one.recv(65536))
+            continue
+        data = os.read(0, 65536)
+        if not data: os._exit(0)
+        one.send(data)
+"""
 
 
 class Phases:
@@ -142,6 +166,69 @@ def floor(phases: Phases, ssh_config: str | None) -> None:
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
     phases.done("leave")
+
+
+def bare_trio(phases: Phases, ssh_config: str | None) -> None:
+    """trio with a process, two tasks and a call's third for each host, and bare Pythons; no frame, no function."""
+    import trio
+
+    words = (*PYTHON, "-c", PAIR)
+
+    async def main() -> None:
+        limiter = trio.CapacityLimiter(THREADS)
+        processes: list[trio.Process] = []
+        answers = [b""] * phases.count
+        answered = [trio.Event() for _ in range(phases.count)]
+
+        async def connect(number: int) -> None:
+            async with limiter:
+                process = await trio.lowlevel.open_process(
+                    far_command(ssh_config, number, words),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+                await process.stdout.receive_some()  # type: ignore[union-attr]
+            processes.append(process)
+
+        async def read(number: int, stream: trio.abc.ReceiveStream) -> None:
+            while data := await stream.receive_some():
+                answers[number] = bytes(data)
+                answered[number].set()
+
+        async def ask(number: int) -> None:
+            answered[number] = trio.Event()
+            await processes[number].stdin.send_all(b"x" * 64)  # type: ignore[union-attr]
+            await answered[number].wait()
+
+        async def call() -> list[bytes]:
+            async with trio.open_nursery() as nursery:
+                for number in range(phases.count):
+                    nursery.start_soon(ask, number)
+            return answers
+
+        async with trio.open_nursery() as nursery:
+            for number in range(phases.count):
+                nursery.start_soon(connect, number)
+        async with trio.open_nursery() as nursery:
+            for number, process in enumerate(processes):
+                nursery.start_soon(read, number, process.stdout)
+                nursery.start_soon(read, number, process.stderr)
+            phases.done("connect")
+            await call()
+            phases.done("first call")
+            for _ in range(phases.calls):
+                started = time.perf_counter()
+                pids = await call()
+                phases.figures["call"].append(time.perf_counter() - started)
+                assert len(set(pids)) == phases.count
+            phases.end_of_calls()
+            for process in processes:
+                await process.stdin.aclose()  # type: ignore[union-attr]
+                await process.wait()
+        phases.done("leave")
+
+    trio.run(main)
 
 
 def trickle_group(phases: Phases, ssh_config: str | None) -> None:
@@ -277,13 +364,20 @@ def is_python(pid: int) -> bool:
         return False
 
 
-CANDIDATES = {"floor": floor, "trickle": trickle_group, "execnet": execnet, "rpyc": rpyc, "mitogen": mitogen}
+CANDIDATES = {
+    "floor": floor,
+    "bare trio": bare_trio,
+    "trickle": trickle_group,
+    "execnet": execnet,
+    "rpyc": rpyc,
+    "mitogen": mitogen,
+}
 
 
 def main(candidate: str, count: str, calls: str, ssh_config: str | None = None) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # trickle does so itself
-    importable = {"trickle": "trickle", "floor": "os"}.get(candidate, candidate)
+    importable = {"floor": "os", "bare trio": "trio"}.get(candidate, candidate)
     __import__(importable)  # before it counts
     phases = Phases(int(count), int(calls))
     CANDIDATES[candidate](phases, ssh_config)

@@ -477,7 +477,8 @@ class Link:
             await self._wait_for_turn()
             self._waits_for = None
             self._attempts += 1
-            self._attempt = Handshake(self.tunnel, is_near=self._is_near)
+            if self._attempts > 1:
+                self._attempt = Handshake(self.tunnel, is_near=self._is_near)
             self._given_up = False
             self._decoder = MsgpackDecoder()  # the last agent may have died in the middle of its hello
             self._stderr_ended = trio.Event()

@@ -29,6 +29,7 @@ MAX_QUESTIONS = 10_000  # that one host may ask: about forty times what trio's w
 SENT_TOGETHER = 256 * 1024  # bytes of files that are sent with their list, or with one of their folder
 DATA_HELPER = "trickle._agent.resources"  # what a far end needs in order to make something of files and metadata
 SHIPPED = frozenset({*shipped_files().values(), *SENT_LATER.values(), LOADER})
+DEFAULT_POLICY = ModulePolicy()
 DENIED = "the policy of this program (modules=) keeps it here"
 LOOKS_PRIVATE = "it looks private, and so it is kept here unless ModulePolicy(allow=...) has its full name"
 
@@ -51,7 +52,7 @@ class ModuleServer:
         sends_bytecode: bool = False,
     ) -> None:
         self.sends_bytecode = sends_bytecode
-        self._policy = policy or ModulePolicy()
+        self._policy = policy or DEFAULT_POLICY
         self._library = library
         self._host = host
         self._sent: set[str] = set()
