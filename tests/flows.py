@@ -169,6 +169,34 @@ def receive_when_told(channel, path):
     return sum(1 for value in channel)
 
 
+def echo_in_a_thread(channel):
+    def echo_all():
+        for value in channel:
+            channel.send(value)
+        channel.send_eof()
+
+    thread = threading.Thread(target=echo_all)
+    thread.start()
+    thread.join()
+    return "done"
+
+
+def receive_within(channel, timeout):
+    channel.send("receives")
+    return channel.receive(timeout=timeout)
+
+
+def tell_why_it_ends(channel, path):
+    from trickle import remote
+
+    channel.send("runs")
+    try:
+        channel.receive()
+    except remote.CallCancelled as exc:
+        write_file(path, str(exc.reason))
+        raise
+
+
 def in_two_threads(channel):
     def send():
         for number in range(100):

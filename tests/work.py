@@ -236,6 +236,10 @@ def environment(name):
     return os.environ.get(name)
 
 
+def environment_in_bytes(name):
+    return os.environb.get(name.encode())
+
+
 def directory():
     return os.getcwd()
 

@@ -63,16 +63,20 @@ class Flow:
         inbox = self.call.inbox
         assert inbox is not None
         await trio.lowlevel.checkpoint_if_cancelled()
-        while not self.closed and not len(inbox) and not inbox.eof and not self.call.finished.is_set():
-            await self.call.arrivals.park()
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        if self.closed:
-            raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
-        if len(inbox):
-            return self.link.take_item(self.call)
-        if self.call.finished.is_set():
-            await self.outcome()
-        raise trio.EndOfChannel
+        while True:
+            while not self.closed and not len(inbox) and not inbox.eof and not self.call.finished.is_set():
+                await self.call.arrivals.park()
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            if self.closed:
+                raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
+            if len(inbox):
+                return self.link.take_item(self.call)
+            if self.call.finished.is_set():
+                await self.outcome()
+                raise trio.EndOfChannel
+            if inbox.eof:
+                raise trio.EndOfChannel
+            # What came was taken by another task that receives.
 
     async def send(self, value: object) -> None:
         """Send something to the function; see RemoteChannel.send."""

@@ -123,7 +123,7 @@ async def put(
     elif isinstance(local, bytes):
         source = file_source.Given(local, check)
     arguments = (os.fsencode(remote), how.for_target)
-    async with open_flow(core, "put", len, arguments, {}, _for_transfers(options), record=record) as flow:
+    async with open_flow(core, "put", len, arguments, {}, options.for_messages(LARGEST_MESSAGE), record=record) as flow:
         flow.link.expect_bulk()
         stepper = _Stepper()
         if source is not None:
@@ -225,7 +225,9 @@ async def fetch(
     rules = {**how.for_target, "set_id": False, "max_size": how.max_size}  # a host has no say in who may do what here
     target = file_target.Target(os.fsencode(local), rules, where, trio.from_thread.check_cancelled)
     try:
-        async with open_flow(core, "fetch", len, arguments, {}, _for_transfers(options), record=record) as flow:
+        async with open_flow(
+            core, "fetch", len, arguments, {}, options.for_messages(LARGEST_MESSAGE), record=record
+        ) as flow:
             flow.link.expect_bulk()
             stepper = _Stepper()
             done = 0
@@ -311,10 +313,6 @@ def _done_by(ops: list[files.Op], entries: list[files.Entry]) -> int:
         elif op[0] == files.UNCHANGED:
             done += entries[op[1]][2]
     return done
-
-
-def _for_transfers(options: CallOptions) -> CallOptions:
-    return options.replace(max_result=LARGEST_MESSAGE, trust="data", allow=())
 
 
 def _result(flow: Flow, about: Any, special: Any) -> TransferResult:

@@ -408,6 +408,7 @@ class Host:
             modules=modules,
             output=output,
         )
+        self._options.refuse_reducers(f"{self.name}: open_host")
         self._core.live_link(self._options.reconnect)  # raises, if it is closed or lost
         async with (
             relay_through(self._core, self._options) as relay,
@@ -456,6 +457,7 @@ class Host:
         if len(named) > most:
             raise ValueError(f"{self.name}: {len(named)} hosts are more than its max_open={most}; open it with more")
         turns = Turns(connect_limit, len(named))
+        self._options.refuse_reducers(f"{self.name}: open_group")
         self._core.live_link(self._options.reconnect)  # raises, if it is closed or lost
         async with (
             relay_through(self._core, self._options) as relay,

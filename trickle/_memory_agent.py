@@ -364,7 +364,7 @@ class MemoryAgent:
             if self._connection.drop(frame.id):  # it is over, but its result was still on the way
                 self._end_id(frame.id, CANCELLED)
         elif not run.cancelled:
-            self._cancel(run, frame.grace_ms / 1000, frame.cause)
+            self._cancel(run, frame.grace_ms / 1000, frame.cause, frame.payload.decode("utf-8", "replace") or None)
 
     def _on_renew(self, frame: Renew) -> None:
         run = self.runs.get(frame.id)
@@ -377,7 +377,7 @@ class MemoryAgent:
         grace_period = frame.grace_ms / 1000
         for run in list(self.runs.values()):
             if not run.cancelled:
-                self._cancel(run, grace_period, BY_CALLER)
+                self._cancel(run, grace_period, BY_CALLER, "the host was closed")
         for session in list(self.sessions.values()):
             self._close_session(session, grace_period)
         self._something_to_say.set()
@@ -392,10 +392,11 @@ class MemoryAgent:
     def _deadline_passed(self, run: Run, deadline: float) -> None:
         if run.deadline == deadline and not run.ended and not run.cancelled:
             usual = self._configuration["grace_period"]
-            self._cancel(run, usual if run.grace_ms is None else run.grace_ms / 1000, BY_DEADLINE)
+            grace_period = usual if run.grace_ms is None else run.grace_ms / 1000
+            self._cancel(run, grace_period, BY_DEADLINE, "deadline")
             self._act()
 
-    def _cancel(self, run: Run, grace_period: float, cause: int) -> None:
+    def _cancel(self, run: Run, grace_period: float, cause: int, reason: str | None) -> None:
         """First rung: ask.  What has not started never will."""
         run.cancelled = True
         if not run.launched:
@@ -403,7 +404,7 @@ class MemoryAgent:
             return
         if cause == BY_DEADLINE:
             run.stack = stack_of(run)
-        run.flow.disown()
+        run.flow.disown(reason)
         run.scope.cancel()
         # What SIGTERM does over there to a function that has no handler for it.
         self._at(trio.current_time() + grace_period, lambda: self._kill(run, KILLED))
@@ -430,7 +431,7 @@ class MemoryAgent:
         del self.sessions[session.id]
         for run in list(self.runs.values()):
             if run.session is session and not run.cancelled:
-                self._cancel(run, grace_period, BY_CALLER)
+                self._cancel(run, grace_period, BY_CALLER, "the session was closed")
         if session.current is None:
             self._end_id(session.id, CANCELLED)
 
@@ -537,7 +538,7 @@ class MemoryAgent:
         run.coroutine = value
         with run.scope:
             return await Steps(value, run)
-        raise remote.CallCancelled
+        raise remote.CallCancelled(run.flow.reason)
 
     def _load(self, payload: bytes, start: int = 0) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         former, functions.main = functions.main, self._main
@@ -551,6 +552,7 @@ class MemoryAgent:
 
     def _end(self, run: Run, verdict: int, detail: int = 0, payload: bytes = b"") -> None:
         run.ended = True
+        run.flow.end()
         self.runs.pop(run.id, None)
         self._run_ended.set()
         if run.session is None and not run.is_alone:
@@ -687,7 +689,7 @@ class _Runner:
     def check_cancelled(self) -> None:
         run = current_run.get()
         if run is not None and run.cancelled:
-            raise remote.CallCancelled
+            raise remote.CallCancelled(run.flow.reason)
 
     def time_left(self) -> float:
         run = current_run.get()

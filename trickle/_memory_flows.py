@@ -6,6 +6,7 @@ When a call begins and how it ends is _memory_agent.py's job.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -47,6 +48,9 @@ class MemoryFlow:
         self._arrivals = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._wanted = True
+        self._over = False
+        self.reason: str | None = None  # why it is not wanted
+        self.token: trio.lowlevel.TrioToken = trio.lowlevel.current_trio_token()
 
     # ---- what the agent tells of
 
@@ -60,11 +64,19 @@ class MemoryFlow:
         if self._connection.pending(self._id) <= CREDIT:
             self._room.unpark_all()
 
-    def disown(self) -> None:
+    def disown(self, reason: str | None) -> None:
         """The call was cancelled: nothing more of it is wanted."""
         self._wanted = False
+        self.reason = reason
         self._connection.drop(self._id)
         self._room.unpark_all()
+
+    def end(self) -> None:
+        """The call is over: threads that it has left behind wait for nothing."""
+        self._wanted = False
+        self._over = True
+        self._room.unpark_all()
+        self._arrivals.unpark_all()
 
     # ---- what the function does
 
@@ -131,23 +143,24 @@ class MemoryFlow:
         """What comes next; see ``trickle.remote.Channel``."""
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(patience):
-            while not len(self._inbox) and not self._inbox.eof:
+            while not len(self._inbox) and not self._inbox.eof and not self._over:
                 await self._arrivals.park()
         if len(self._inbox):
             payload, credit = self._inbox.take()
             self._connection.used(self._id, credit)
             self._wake()
             return self._load(payload)
-        if self._inbox.eof:
+        if self._inbox.eof or self._over:
             raise EOFError("the other end sends nothing more")
         raise TimeoutError("nothing came in time")
 
 
 class MemoryChannel(remote.Channel):
-    """What a function is given, which runs in a thread, so that it may wait."""
+    """What a function is given, which runs in a thread, so that it may wait; threads of its own may use it too."""
 
     def __init__(self, flow: MemoryFlow) -> None:
         self._flow = flow
+        self._thread = threading.get_ident()
         self._closed = False  # for sending
         self._deaf = False
 
@@ -155,28 +168,37 @@ class MemoryChannel(remote.Channel):
         if self._closed:
             raise ValueError("this channel is closed for sending")
         try:
-            trio.from_thread.run(self._flow.send, value)
+            trio.from_thread.run(self._flow.send, value, trio_token=self._token)
         except trio.Cancelled:  # trio's, of the task that waits for this thread
-            raise remote.CallCancelled from None
+            raise remote.CallCancelled(self._flow.reason) from None
 
     def receive(self, timeout: float | None = None) -> Any:
         if self._deaf:
             raise ValueError("this channel is closed")
+        patience = math.inf if timeout is None else max(0.0, timeout)
         try:
-            return trio.from_thread.run(self._flow.receive, math.inf if timeout is None else timeout)
+            return trio.from_thread.run(self._flow.receive, patience, trio_token=self._token)
         except trio.Cancelled:
-            raise remote.CallCancelled from None
+            raise remote.CallCancelled(self._flow.reason) from None
 
     def send_eof(self) -> None:
         if not self._closed:
             self._closed = True
-            trio.from_thread.run_sync(self._flow.say, Item(self._flow._id, EOF))
+            self._say(EOF)
 
     def close(self) -> None:
         if not self._deaf:
             self._deaf = True
-            trio.from_thread.run_sync(self._flow.say, Item(self._flow._id, DEAF))  # first, as over there
+            self._say(DEAF)  # first, as over there
         self.send_eof()
+
+    @property
+    def _token(self) -> trio.lowlevel.TrioToken | None:
+        """None in the function's own thread, where a cancel of the call ends what waits."""
+        return None if threading.get_ident() == self._thread else self._flow.token
+
+    def _say(self, what: int) -> None:
+        trio.from_thread.run_sync(self._flow.say, Item(self._flow._id, what), trio_token=self._token)
 
 
 def _plain(value: Any) -> object:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trickle._host_core import CallRecord, HostCore
 
 LAST_SIGNAL = 64  # of Linux, which has more of them than others
+MESSAGE = 2 * CHUNK  # bytes, at the most: a chunk of output with what it is
 GRANT = 64 * 1024  # bytes that are taken from a pipe before the other end is told so
 
 StrOrBytesPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
@@ -359,7 +360,7 @@ async def open_process(
     what_to_run = (words_of(command, shell), arguments)
     async with (
         contextlib.AsyncExitStack() as stack,
-        open_flow(core, "process", len, what_to_run, {}, options, record=record) as flow,
+        open_flow(core, "process", len, what_to_run, {}, options.for_messages(MESSAGE), record=record) as flow,
     ):
         process = RemoteProcess(core.name, flow, command)
         started = await flow.receive()

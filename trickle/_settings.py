@@ -199,6 +199,10 @@ class CallOptions:
         if self.reducers:
             raise TypeError(f"{verb}: reducing() is for what calls return; use a view without it for the rest")
 
+    def for_messages(self, most: int) -> CallOptions:
+        """These options, where our own code speaks from over there: plain data of up to *most* bytes."""
+        return self.replace(max_result=most, trust="data", allow=())
+
     @property
     def for_worker(self) -> dict[str, Any]:
         """What of it travels with the call."""

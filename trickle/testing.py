@@ -62,7 +62,8 @@ async def open_memory_host(
     All that this end of trickle does is real, and the agent at the other end keeps a real one's rules: verdicts, grace
     periods, deadlines, the lease, the limit of workers, sessions.  But functions run in this process:
 
-    - Arguments and results are copies, as ever, but modules and their globals are shared with this program.
+    - Arguments and results are copies, as ever, but modules and their globals are shared with this program.  What
+      belongs to its ``__main__`` goes by value, as to any host; instances of its classes do not come back from here.
     - An ``async def`` function runs as a task of this program's own trio.  A cancellation reaches it at checkpoints.
       After the grace period its shields no longer hold, and what swallows even that is left where it is; tasks
       of its own that do so cannot be stopped, and hold up the end of the block.

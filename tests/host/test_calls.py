@@ -18,6 +18,7 @@ import trio
 import trickle
 from tests import flows, torture, work
 from tests.hosts import file_appears, local
+from tests.pythons import far_pythons, python_id
 from trickle._settings import CallOptions
 from trickle.abc import Tunnel
 from trickle.testing import open_memory_host
@@ -514,6 +515,42 @@ async def test_environment_and_directory_are_set_for_the_call_alone(tmp_path) ->
         assert await view.call(work.directory) == str(tmp_path)
         assert await host.call(work.environment, "COLOUR") is None
         assert await host.call(work.directory) == str(os.getcwd())
+
+
+async def test_a_call_does_not_leave_its_directory_to_the_next(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    away = trickle.Command(["env", "-C", str(tmp_path / "gone")], name="web1", python=sys.executable)
+
+    async with trickle.open_host(away, workers=1) as host:
+        await host.wait_connected()
+        (tmp_path / "gone").rmdir()
+        assert await host.options(cwd=tmp_path).call(work.directory) == str(tmp_path)
+        assert await host.call(work.directory) == "/"
+
+
+async def test_surroundings_that_cannot_be_had_in_whole_are_not_left_in_part(tmp_path: Path) -> None:
+    async with trickle.open_host(local(), workers=1) as host:
+        with pytest.raises(UnicodeEncodeError):
+            await host.options(env={"COLOUR": "blue", "B": "\ud800"}, cwd=tmp_path).call(work.directory)
+
+        assert await host.call(work.directory) == os.getcwd()
+        assert await host.call(work.environment, "COLOUR") is None
+
+
+@pytest.mark.parametrize("python", far_pythons(), ids=python_id)
+async def test_a_host_without_a_locale_takes_any_letters(python: str, tmp_path: Path) -> None:
+    directory = tmp_path / "ü"
+    directory.mkdir()
+    plain = trickle.Command(["env", "-u", "LANG", "-u", "LC_CTYPE", "LC_ALL=C"], name="web1", python=python)
+
+    async with trickle.open_host(plain) as host:
+        view = host.options(env={"COLOUR": "grün"}, cwd=directory)
+        assert await view.call(work.environment_in_bytes, "COLOUR") == "grün".encode()
+        words = ["sh", "-c", 'printf "%s %s %s" "$COLOUR" "$A" "$1"; pwd', "sh", "ü"]
+        done = await view.run_process(words, env={"A": "ä", "COLOUR": "rot"}, cwd=directory, capture_stdout=True)
+        assert done.stdout.decode() == f"rot ä ü{directory}\n"
+        done = await host.run_process('printf "%s" ü', shell=True, capture_stdout=True)
+        assert done.stdout.decode() == "ü"
 
 
 async def test_options_make_views_and_refuse_what_does_not_exist() -> None:

@@ -129,6 +129,15 @@ async def test_surroundings_are_as_asked_for(tmp_path: Path) -> None:
         assert done.stdout.decode() == f"{tmp_path}\nfrom options\n"
 
 
+async def test_the_limit_of_results_is_none_of_commands() -> None:
+    async with trickle.open_host(local()) as host:
+        view = host.options(max_result=0)
+        done = await view.run_process(["head", "-c", "300000", "/dev/zero"], capture_stdout=True)
+        assert done.stdout == bytes(300_000)
+        async with view.open_host(local("inner")) as inner:
+            assert await inner.call(bytes, 500_000) == bytes(500_000)
+
+
 async def test_what_is_not_captured_is_printed_here() -> None:
     lines: list[tuple[str, str]] = []
 

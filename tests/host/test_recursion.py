@@ -17,7 +17,7 @@ from trickle._link import MAX_DEPTH
 RELAY = """
 import os, sys
 import trickle
-from trickle import HostLost  # harmless: it is not used
+from trickle import Failure, HostLost, RemoteError, Success  # those of here, where they are used
 
 TUNNEL = trickle.Local("inner", python=sys.executable)  # so is this
 
@@ -39,6 +39,24 @@ async def fail(python):
             await host.call(where)
         except trickle.ConnectError:
             return "never"
+
+async def by_name(python):
+    found = []
+    async with trickle.open_group([trickle.Local("inner", python=python)]) as group:
+        for outcome in [*(await group.call(where)).values(), *(await group.call(missing)).values()]:
+            match outcome:
+                case Success((name, _)):
+                    found.append(name)
+                case Failure(RemoteError() as exc):
+                    found.append(str(exc))
+        try:
+            await group["inner"].call(missing)
+        except RemoteError:
+            found.append("caught")
+    return found
+
+def missing():
+    raise LookupError("nothing there")
 
 async def time_left(python):
     async with trickle.open_host(trickle.Local("inner", python=python)) as host:
@@ -77,6 +95,13 @@ async def test_a_module_that_names_its_hosts_at_its_top_can_be_sent(python: str)
     async with trickle.open_host(trickle.Local("outer", python=python)) as host:
         assert await host.call(far_names.names) == (["web01", "web02", "db"], 3)
         assert await host.call(trickle.hosts, "a[8-10]") == ["a8", "a9", "a10"]
+
+
+async def test_what_a_module_has_imported_by_name_is_the_real_thing_there(relays: object) -> None:
+    async with trickle.open_host(local("outer")) as host:
+        found = await host.call(relays.by_name, sys.executable)  # type: ignore[attr-defined]
+
+    assert found == ["inner", "inner: LookupError: nothing there", "caught"]
 
 
 async def test_a_function_may_open_a_group_from_its_host(relays: object) -> None:

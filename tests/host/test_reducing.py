@@ -70,6 +70,12 @@ async def test_what_returns_no_result_of_a_function_cannot_be_reduced(tmp_path: 
             await host.run_process(["true"])
         with pytest.raises(TypeError, match="a: put: reducing"):
             await host.put(b"", tmp_path / "file")
+        with pytest.raises(TypeError, match="a: open_host: reducing"):
+            async with host.open_host(local("inner")):
+                pass
+        with pytest.raises(TypeError, match="a: open_group: reducing"):
+            async with host.open_group([local("inner")]):
+                pass
         reduced = group.reducing(len)
         with pytest.raises(TypeError, match="stream: reducing"):
             async with reduced.stream(range, 3):

@@ -1,6 +1,7 @@
 """What flows between this program and a function over there: in order, no faster than it is taken, and over in time."""
 
 import gc
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -435,6 +436,59 @@ async def test_a_function_may_send_and_receive_in_two_threads() -> None:
             nursery.start_soon(send)
             assert await everything(channel) == list(range(100))
         assert await channel.result() == sum(range(100))
+
+
+async def test_several_tasks_may_receive(open_any: OpenAny) -> None:
+    shares: list[list[object]] = [[], [], []]
+
+    async def take(things: trio.abc.ReceiveChannel[object], share: list[object]) -> None:
+        async for thing in things:
+            share.append(thing)
+            await trio.sleep(0.001)
+
+    async with open_any() as host:
+        async with host.stream(flows.count, 100) as numbers, trio.open_nursery() as nursery:
+            for share in shares:
+                nursery.start_soon(take, numbers, share)
+        async with host.open_channel(flows.echo) as channel, trio.open_nursery() as nursery:
+            for share in shares:
+                nursery.start_soon(take, channel, share)
+            await trio.testing.wait_all_tasks_blocked()
+            for number in range(100):  # all of them wait for each
+                await channel.send(number)
+            await channel.send_eof()
+
+    echoed = [(number, "") for number in range(100)]
+    assert sorted((thing for share in shares for thing in share), key=repr) == sorted([*range(100), *echoed], key=repr)
+
+
+async def test_a_function_may_leave_its_channel_to_a_thread(open_any: OpenAny) -> None:
+    async with open_any() as host, host.open_channel(flows.echo_in_a_thread) as channel:
+        await channel.send("x")
+        assert await channel.receive() == "x"
+        await channel.send_eof()
+        assert await channel.result() == "done"
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e10, -1.0], ids=repr)
+async def test_a_function_may_wait_as_long_as_it_has_time(timeout: float, open_any: OpenAny) -> None:
+    async with open_any() as host, host.open_channel(flows.receive_within, timeout) as channel:
+        assert await channel.receive() == "receives"
+        if timeout < 0:
+            with pytest.raises(TimeoutError):
+                await channel.result()
+        else:
+            await trio.sleep(0.05)  # it waits
+            await channel.send("x")
+            assert await channel.result() == "x"
+
+
+async def test_a_function_with_a_channel_hears_why_it_is_not_wanted(open_any: OpenAny, shared: Path) -> None:
+    async with open_any() as host:
+        async with host.open_channel(flows.tell_why_it_ends, str(shared / "why")) as channel:
+            await channel.receive()
+
+    assert (shared / "why").read_text() == "the caller has left its block"
 
 
 async def test_who_waits_for_the_result_of_a_channel_that_is_closed_hears_of_that() -> None:

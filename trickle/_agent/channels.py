@@ -50,7 +50,7 @@ class Channel(remote.Channel):
 
     def receive_payload(self, timeout: "Optional[float]" = None) -> bytes:
         """What the caller sends next, before it is read."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None or timeout == float("inf") else time.monotonic() + timeout
         while True:
             if self._deaf:
                 raise ValueError("this channel is closed")

@@ -15,21 +15,56 @@ class Surroundings:
         self.directory = options.get("cwd")
 
     def __enter__(self) -> None:
-        self._former = {name: os.environ.get(name) for name in self.environment}
-        self._former_directory = os.getcwd() if self.directory else None
-        if self.directory:
-            os.chdir(self.directory)
-        _set(self.environment)
+        self._former: "Dict[str, Optional[str]]" = {}
+        self._former_directory = ""
+        try:
+            if self.directory:
+                here = _here()
+                os.chdir(as_words(self.directory))
+                self._former_directory = here
+            for name, value in self.environment.items():
+                before = os.environ.get(name)
+                _set(name, value)
+                self._former[name] = before
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *exc_info: "Any") -> None:
-        _set(self._former)
+        for name, value in self._former.items():
+            _set(name, value)
         if self._former_directory:
-            os.chdir(self._former_directory)
+            try:
+                os.chdir(self._former_directory)
+            except OSError:  # gone, or not for this user: but the next call is not to be where this one was
+                os.chdir("/")
 
 
-def _set(environment: "Dict[str, Optional[str]]") -> None:
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+def as_words(text: "Any") -> "Any":
+    """*text* as this system takes it, which before Python 3.7 has no way to say more than ASCII in the C locale."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return _in_bytes(text)
+    return text
+
+
+def _in_bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
+
+
+def _set(name: str, value: "Optional[str]") -> None:
+    if value is None:
+        os.environ.pop(name, None)
+        return
+    try:
+        os.environ[name] = value
+    except UnicodeEncodeError:
+        os.environb[_in_bytes(name)] = _in_bytes(value)

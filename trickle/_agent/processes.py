@@ -9,6 +9,7 @@ import select
 import subprocess
 import threading
 
+from trickle._agent.options import as_words
 from trickle._agent.reaper import MARK
 from trickle._wire.frames import CHUNK
 from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
@@ -51,7 +52,11 @@ class Process:
     def start(self, command: "Union[str, Sequence[str]]", options: "Dict[str, Any]") -> None:
         """Start it, with what subprocess.Popen takes."""
         if options["env"] is not None:
+            options["env"] = {as_words(name): as_words(value) for name, value in options["env"].items()}
             options["env"][MARK] = os.environ[MARK]
+        if options["cwd"] is not None:
+            options["cwd"] = as_words(options["cwd"])
+        command = [as_words(word) for word in command] if isinstance(command, list) else as_words(command)
         if self.keep_tail:
             options["stderr"] = subprocess.PIPE
         self.process = subprocess.Popen(command, **options)

@@ -58,4 +58,14 @@ def load() -> "ModuleType":
         package.__dict__.update(before)
         package.__class__ = kind
         raise
+    _replace_stand_ins(package)
     return package
+
+
+def _replace_stand_ins(package: "ModuleType") -> None:
+    """What modules have imported by name is the real thing from now on: it may stand behind ``except`` and ``case``."""
+    for module in list(sys.modules.values()):
+        names = getattr(module, "__dict__", {})
+        for name, value in list(names.items()):
+            if type(value).__name__ == "_Anything":
+                names[name] = getattr(package, value.__name__, value)

@@ -57,6 +57,7 @@ NOTHING = bytes(4)  # what FIONREAD says of an empty pipe
 READ_SIZE = CHUNK + 1024  # a frame; a buffer of more than 128 KiB would be mapped and unmapped each time
 DRAIN_LOOKS, DRAIN_PAUSE = 500, 0.0001  # how often, and seconds between: the broker reads what was printed at once
 LONGEST_CHAIN = 20  # exceptions, each of which the one before it came from
+LONGEST_POLL = 60000  # milliseconds: more than that is waited for in parts
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
 
@@ -155,7 +156,7 @@ class Worker:
     def _poll(self, timeout: "Optional[float]") -> None:
         poller = select.poll()
         poller.register(self.link, select.POLLIN)
-        poller.poll(None if timeout is None else int(timeout * 1000) + (timeout > 0))
+        poller.poll(None if timeout is None else min(int(timeout * 1000) + (timeout > 0), LONGEST_POLL))
 
     def _keep(self, frame: "frames.Frame") -> None:
         if isinstance(frame, Call) and (self._running or self._calls):
