@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import re
 from collections.abc import Iterator, Mapping
 
@@ -10,6 +11,7 @@ from trickle._boot import DAMAGED, GUARD_WORDS, NOT_PULLED, TOO_OLD, WRONG_READE
 from trickle._exceptions import ConnectError
 
 LAST_LINES = 5  # of what was said, for the message
+USED_UP = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +252,9 @@ def connect_error(
 def cannot_run(host: str, what: str, exc: OSError, stage: str) -> ConnectError:
     """The ConnectError for a tunnel whose command could not be started."""
     cause = NOT_INSTALLED if isinstance(exc, FileNotFoundError) else NOT_RUN
+    if exc.errno in USED_UP:
+        advice = "there are no more descriptors, processes or bytes for this user of this machine: see ulimit -a"
+        cause = dataclasses.replace(cause, advice=advice)
     if relay := getattr(exc, "host", ""):  # which was to run it
         cause = dataclasses.replace(cause, advice=cause.advice.replace("this machine", relay))
     error = _error(cause, {"what": repr(what), "why": exc.strerror or repr(exc)}, host)

@@ -128,8 +128,7 @@ class HostCore:
           ConnectError: it was never reached.
           HostLost: its connection died, and *reconnect* is not set.
         """
-        if trio.lowlevel.current_trio_token() is not self._token:
-            raise RuntimeError(f"{self.name}: this host belongs to another trio.run; use it in the one that opened it")
+        self._check_run()
         if self.closed:
             raise trio.ClosedResourceError(f"{self.name}: this host was closed")
         if self.link is self._abandoned:
@@ -149,6 +148,10 @@ class HostCore:
             host=self.name,
             stderr=error.stderr,
         ) from error
+
+    def _check_run(self) -> None:
+        if trio.lowlevel.current_trio_token() is not self._token:
+            raise RuntimeError(f"{self.name}: this host belongs to another trio.run; use it in the one that opened it")
 
     def _reconnect(self, error: ConnectError | HostLost) -> Link:
         """A new link in the place of one that has died, after a delay that grows as long as none of them lasts."""
@@ -210,6 +213,7 @@ class HostCore:
 
     async def aclose(self, grace_period: float) -> None:
         """End all calls with their verdicts, then the agent."""
+        self._check_run()
         self.closed = True
         if trio.current_effective_deadline() == -math.inf:
             grace_period = 0

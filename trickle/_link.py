@@ -59,6 +59,7 @@ from trickle.abc import Tunnel
 logger = logging.getLogger("trickle")
 
 BOOT_PATIENCE = 1.0  # seconds, where perhaps there is no agent
+HOPELESS_PATIENCE = 0.5  # seconds, of a tunnel that was given up, between SIGTERM and SIGKILL
 READ_SIZE = frames.CHUNK + 1024  # bytes: a buffer of more than 128 KiB would be mapped and unmapped each time
 BULK_READ_SIZE = 256 * 1024  # behind one that was full
 MAX_DEPTH = 8  # hosts, each opened from the one before it: more is a function that calls itself there
@@ -906,7 +907,7 @@ class Link:
         hopeless = self._given_up or (self._attempt.marked and self._is_silent())
         self._narrow()
         patience = LAST_LOOK if hopeless else EXIT_PATIENCE if self._attempt.marked else BOOT_PATIENCE
-        await end_process(process, patience)
+        await end_process(process, patience, HOPELESS_PATIENCE if hopeless else EXIT_PATIENCE)
         if not self._attempt.marked:
             await self._hear_last_words(process)
         await trio.aclose_forcefully(process.stdout)

@@ -53,16 +53,16 @@ class Reducing:
         closed = trio.ClosedResourceError(f"{host}: closed while its result was reduced")
         if self._closed:
             raise closed
-        if self._context is None:
-            _keep_main_out_of_ours()
-            context = trio_parallel.open_worker_context(init=_end_with_the_program, grace_period=GRACE_PERIOD)
-            self._context = await self._stack.enter_async_context(context)
         packed = pack_reducers(options, host)
         scope = trio.CancelScope()
         self._running.add(scope)
         marked = _ours.set(True)
         error: Exception = closed
         try:
+            if self._context is None:
+                _keep_main_out_of_ours()
+                context = trio_parallel.open_worker_context(init=_end_with_the_program, grace_period=GRACE_PERIOD)
+                self._context = await self._stack.enter_async_context(context)
             with scope:
                 went_well, pickled = await self._context.run_sync(
                     _reduce, packed, payload, host, full_trust, kill_on_cancel=True
@@ -73,6 +73,8 @@ class Reducing:
                 error = value
         except trio_parallel.BrokenWorkerError as exc:
             error = _died(host, exc.args[-1].exitcode)
+        except OSError as exc:
+            error = OSError(exc.errno, f"{host}: cannot start a process of this machine to reduce its result: {exc}")
         finally:
             _ours.reset(marked)
             self._running.discard(scope)

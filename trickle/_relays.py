@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trickle import _processes
-from trickle._exceptions import ConnectError
+from trickle._exceptions import ConnectError, RemoteError, Unsendable, WorkerDied
 from trickle._processes import RemoteProcess
 from trickle._settings import CallOptions
 from trickle._tunnel_process import TunnelProcess
@@ -90,7 +90,12 @@ class Relay:
         """
         try:
             process: RelayedProcess = await self._nursery.start(self._hold, argv)
-        except (ConnectError, trio.BrokenResourceError, trio.ClosedResourceError, NotImplementedError) as exc:
+        except OSError:
+            raise
+        except (
+            *(ConnectError, trio.BrokenResourceError, trio.ClosedResourceError, NotImplementedError),
+            *(RemoteError, Unsendable, WorkerDied),
+        ) as exc:
             failed = OSError(0, str(exc))
             failed.host = self._core.name  # type: ignore[attr-defined]  # as errors from over there have it
             raise failed from exc

@@ -172,27 +172,39 @@ async def start_tunnel(argv: Sequence[str], *, new_session: bool) -> TunnelProce
     return LocalProcess(process)
 
 
-async def end_process(process: TunnelProcess, patience: float) -> None:
-    """Close its stdin, which ends what runs over there, and kill what has not ended *patience* seconds later."""
+async def end_process(process: TunnelProcess, patience: float, last_patience: float = EXIT_PATIENCE) -> None:
+    """Close its stdin, which ends what runs over there, and kill what has not ended *patience* seconds later.
+
+    Args:
+      last_patience: seconds between SIGTERM and SIGKILL.
+    """
     await trio.aclose_forcefully(process.stdin)
     with trio.move_on_after(patience):
         await process.wait()
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number, wait in ((signal.SIGTERM, last_patience), (signal.SIGKILL, EXIT_PATIENCE)):
         if process.returncode is None:
             process.send_signal(number)
-            with trio.move_on_after(EXIT_PATIENCE):
+            process.send_signal(signal.SIGCONT)  # one that was stopped does not see the other
+            with trio.move_on_after(wait):
                 await process.wait()
 
 
 def _let_go_in_fork() -> None:
     """A fork of this program does not hold the agents' pipes: they must end with this process, not with the fork."""
-    for process in _live:
-        for stream in (process.stdin, process.stdout, process.stderr):
-            fd = stream.fileno() if isinstance(stream, trio.lowlevel.FdStream) else -1
-            if fd >= 0:
-                nothing = os.open(os.devnull, os.O_RDWR)
-                os.dup2(nothing, fd, inheritable=False)  # not closed: its number must not go to something else
-                os.close(nothing)
+    streams = [stream for process in _live for stream in (process.stdin, process.stdout, process.stderr)]
+    fds = [stream.fileno() for stream in streams if isinstance(stream, trio.lowlevel.FdStream)]
+    open_fds = [fd for fd in fds if fd >= 0]
+    if not open_fds:
+        return
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+    except OSError:  # there is no number left for it
+        for fd in open_fds:
+            os.close(fd)
+        return
+    for fd in open_fds:
+        os.dup2(nothing, fd, inheritable=False)  # not closed: its number must not go to something else
+    os.close(nothing)
 
 
 os.register_at_fork(after_in_child=_let_go_in_fork)

@@ -67,6 +67,15 @@ async def test_a_tunnel_that_has_started_when_nobody_wants_it_any_more_is_ended(
     assert not is_running(*started)
 
 
+async def test_a_relay_that_cannot_even_try_says_so_as_one_that_cannot_connect() -> None:
+    async with trickle.open_host(local("relay")) as relay:
+        with pytest.raises(trickle.ConnectError, match="leaf: cannot run .*relay: ValueError: embedded null byte"):
+            async with relay.options(cwd="a\0b").open_host(local("leaf")):
+                pass
+
+        assert await relay.call(abs, -1) == 1
+
+
 async def test_relays_go_on_to_relays(piped_sshd: Sshd) -> None:
     async with trickle.open_host(local("one")) as one:
         async with one.open_host(local("two")) as two, two.open_host(beyond(piped_sshd)) as leaf:

@@ -805,6 +805,14 @@ async def test_a_host_of_another_trio_loop_is_refused() -> None:
             await trio.to_thread.run_sync(trio.run, host.call, work.pid)
 
 
+async def test_a_host_is_not_closed_from_another_trio_loop() -> None:
+    async with trickle.open_host(local("web1")) as host:
+        with pytest.raises(RuntimeError, match="web1: this host belongs to another trio.run"):
+            await trio.to_thread.run_sync(trio.run, host.aclose)
+
+        assert await host.call(work.add, 1, 2) == 3
+
+
 async def test_no_more_sessions_are_open_than_max_open() -> None:
     async with trickle.open_host(local(), max_open=2) as host, host.session(), host.session():
         with trio.move_on_after(0.2) as scope:

@@ -81,6 +81,18 @@ async def test_a_host_that_does_not_answer_is_given_up_after_connect_timeout() -
     assert "within 0.5 s (waiting for the agent)" in str(error)
 
 
+@pytest.mark.parametrize(
+    "script", ["trap '' TERM; while :; do sleep 60; done", "kill -STOP $$"], ids=["deaf", "stopped"]
+)
+async def test_a_tunnel_that_was_given_up_is_not_waited_for(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trickle._link.EXIT_PATIENCE", 3600)  # this is for others
+
+    with trio.fail_after(60):
+        error = await error_of(shell(script), connect_timeout=0.5)
+
+    assert error.reason == "timed out"
+
+
 async def test_a_start_up_file_that_reads_stdin_is_recognised() -> None:
     error = await error_of(shell('read line; exec "$@"'), connect_timeout=20)
 

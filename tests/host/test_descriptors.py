@@ -68,3 +68,64 @@ async def test_a_host_needs_no_more_than_is_said() -> None:
         await group.wait_connected()
 
         assert open_now() - before <= 8 * PER_HOST
+
+
+FULL = """
+import multiprocessing, os, resource, sys
+import trickle, trio, trio_parallel
+
+def pipes():
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink("/proc/self/fd/" + fd))
+        except OSError:
+            pass
+    return {link for link in links if link.startswith("pipe:")}
+
+async def main():
+    before = pipes()
+    async with trickle.open_host(trickle.Local("web1", python=sys.executable)) as host:
+        of_the_host = pipes() - before
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        taken = []
+        try:
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+        print(await host.call(abs, -1))
+        for attempt in (trickle.open_host(trickle.Local("web2", python=sys.executable)), trickle.open_group(["web2"])):
+            try:
+                async with attempt:
+                    pass
+            except (OSError, trickle.ConnectError) as exc:
+                print(exc)
+        try:
+            await host.reducing(len).call(bytes, 3)
+        except OSError as exc:
+            print(exc)
+        fork = os.fork()
+        if fork == 0:
+            print(len(of_the_host), "pipes, of which a fork has", len(of_the_host & pipes()), flush=True)
+            os._exit(0)
+        os.waitpid(fork, 0)
+        for fd in taken:
+            os.close(fd)
+
+trio.run(main)
+"""
+
+
+def test_nothing_is_left_of_them() -> None:
+    if not Path("/proc/self/fd").is_dir():
+        require("descriptors", "this system does not say which descriptors are open")
+    done = subprocess.run([sys.executable, "-u", "-c", FULL], capture_output=True, text=True)
+
+    called, alone, together, reduced, forked = done.stdout.splitlines()
+    assert called == "1"
+    assert alone.startswith("web2: cannot run ") and alone.endswith("see ulimit -a")
+    assert together.startswith("[Errno 24] 1 hosts need ")
+    assert reduced.startswith("[Errno 24] web1: cannot start a process of this machine to reduce its result: ")
+    assert forked == "3 pipes, of which a fork has 0"
+    assert (done.returncode, done.stderr) == (0, "")
