@@ -76,7 +76,7 @@ class CallTimeout(trio.TooSlowError):
     Attributes:
       verdict: how the call ended over there.
       stage: what the host was doing when time was up.
-      remote_stack: the Python stack that the call was in, where it is known.
+      remote_stack: the Python stack that the call was in, where it is known; None of a command or a transfer.
     """
 
     def __init__(

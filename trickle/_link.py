@@ -110,6 +110,7 @@ class RemoteCall:
         "is_session",
         "pieces",
         "room",
+        "runs_code",
         "session",
         "sink",
         "unwanted",
@@ -121,6 +122,7 @@ class RemoteCall:
         self.sink: Sink | None = sink
         self.deadline: float = math.inf
         self.is_session: bool = False
+        self.runs_code: bool = True  # of the program's own: no command, and no transfer
         self.unwanted: bool = False  # its end was asked for
         self.session: int = 0  # the number of the one that it belongs to
         self.finished: trio.Event = trio.Event()
@@ -135,8 +137,8 @@ class RemoteCall:
 
     @property
     def remote_stack(self) -> str | None:
-        """Where its deadline found it, innermost frame first; None if that is not known."""
-        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.pieces:
+        """Where its deadline found it, innermost frame first; None if that is not known, or says nothing."""
+        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.pieces or not self.runs_code:
             return None
         return shown(self.payload)
 
