@@ -19,6 +19,8 @@ class ConnectError(Exception):
       stderr: the last that the tunnel said.
     """
 
+    _is_passing: bool = False  # whether the cause may go away by itself
+
     def __init__(
         self,
         message: str,

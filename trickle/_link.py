@@ -509,7 +509,7 @@ class Link:
         if self._retry_after is not None or self.state != "connecting":
             return  # two tasks have noticed
         status = self._process.returncode if self._process is not None else None
-        error, is_passing = connect_error(
+        error = connect_error(
             self.name,
             stage=self.stage,
             exit_status=None if self._given_up else status,  # then it ended because of that
@@ -520,7 +520,7 @@ class Link:
             timeout=self.settings.connect_timeout if self._given_up else None,
             attempts=self._attempts,
         )
-        if is_passing and self._may_retry:
+        if error._is_passing and self._may_retry:
             self._retry_after = error
             self._attempt_scope.cancel()
         else:
