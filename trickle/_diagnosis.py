@@ -24,7 +24,7 @@ class Cause:
       advice: what to try.
       says: what is then said, on stderr or before any agent on stdout.
       statuses: the exit statuses that it may then have; all, if there are none here.
-      passing: whether it may go away by itself, so that ``connect_retries`` tries again.
+      passing: whether it may go away by itself, so that ``connect_retries`` and ``retries`` try again.
     """
 
     reason: str
@@ -219,12 +219,8 @@ def connect_error(
     misread: str = "",
     timeout: float | None = None,
     attempts: int = 1,
-) -> tuple[ConnectError, bool]:
-    """The ConnectError for a tunnel that ended, or had its time, before an agent answered.
-
-    Returns:
-      It, and whether the cause may go away by itself.
-    """
+) -> ConnectError:
+    """The ConnectError for a tunnel that ended, or had its time, before an agent answered."""
     stdout = noise.decode("utf-8", "replace")
     found = _find(exit_status, f"{stderr}\n{stdout}")
     facts: dict[str, str] = {}
@@ -246,7 +242,7 @@ def connect_error(
         cause, facts = UNKNOWN, {"status": str(exit_status)}
     error = _error(cause, facts, host, attempts=attempts, said=stderr.strip() or stdout.strip())
     error.stage, error.exit_status, error.stderr = stage, exit_status, stderr
-    return error, cause.passing
+    return error
 
 
 def cannot_run(host: str, what: str, exc: OSError, stage: str) -> ConnectError:
@@ -277,7 +273,9 @@ def _error(cause: Cause, facts: Mapping[str, str], host: str, *, attempts: int =
         happened += f" (attempt {attempts})"
     last = [line for line in said.splitlines() if line.strip()][-LAST_LINES:]
     lines = [f"{host}: {printable(happened)}; {cause.advice}", *last]
-    return ConnectError("\n  ".join(map(printable, lines)), host=host, reason=cause.reason)
+    error = ConnectError("\n  ".join(map(printable, lines)), host=host, reason=cause.reason)
+    error._is_passing = cause.passing
+    return error
 
 
 def causes() -> Iterator[Cause]:

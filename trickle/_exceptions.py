@@ -19,6 +19,8 @@ class ConnectError(Exception):
       stderr: the last that the tunnel said.
     """
 
+    _is_passing: bool = False  # whether the cause may go away by itself
+
     def __init__(
         self,
         message: str,
@@ -76,7 +78,7 @@ class CallTimeout(trio.TooSlowError):
     Attributes:
       verdict: how the call ended over there.
       stage: what the host was doing when time was up.
-      remote_stack: the Python stack that the call was in, where it is known.
+      remote_stack: the Python stack that the call was in, where it is known; None of a command or a transfer.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, MappingProxyType
 
 from trickle._agent.functions import snippet_source
@@ -33,7 +33,8 @@ class Explanation:
       extensions: extension modules, and packages that have some, which the host needs of its own (of packages that
         can do without, what is source is sent).
       not_sent: other modules that are named in the code and not sent, with the reason.
-      python_version: the oldest Python whose syntax all that code keeps to, as far as it can be told.
+      python_version: the oldest Python whose syntax all that code keeps to, what the host was sent before included, as
+        far as it can be told.
       newest_syntax: what that version is needed for, and where; empty for Python 3.6.
     """
 
@@ -77,11 +78,11 @@ def explain_call(
 ) -> Explanation:
     """What a pickled call would send to the host that *server* is for."""
     entries = server.would_send(names)
-    modules = [entry for entry in entries if entry.kind not in ("missing", "elsewhere")]
+    modules = _modules_in(entries)
     missing = {entry.name: entry.filename for entry in entries if entry.kind == "missing"}
     extensions = [entry.name for entry in entries if entry.kind == "elsewhere" or _is_extension(entry)]
     sources = [(snippet.filename, snippet_source(snippet)) for snippet in outgoing.snippets]
-    sources += [(entry.filename, entry.text) for entry in modules]
+    sources += [(entry.filename, entry.text) for entry in _modules_in(server.closure_of(names))]
     version = max([lowest_version(source) for _, source in sources], default=OLDEST)
     return Explanation(
         host=host,
@@ -96,6 +97,10 @@ def explain_call(
         python_version=version,
         newest_syntax=_newest(sources, version),
     )
+
+
+def _modules_in(entries: Iterable[ModuleEntry]) -> list[ModuleEntry]:
+    return [entry for entry in entries if entry.kind not in ("missing", "elsewhere")]
 
 
 def _is_extension(entry: ModuleEntry) -> bool:

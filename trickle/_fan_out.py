@@ -9,6 +9,7 @@ import contextlib
 import itertools
 import logging
 import math
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Generic, TypeAlias, TypeVar
 
@@ -120,7 +121,7 @@ class Attempt:
                     self._board.leave(name, link, record)
             except Exception as exc:
                 lost = core.error is not None and not options.reconnect
-                if attempt >= retries or record.stopped or lost or not may_differ(exc):
+                if attempt >= retries or record.stopped or lost or not (may_differ(exc) or _is_of_command(exc)):
                     raise
                 self._failed = exc
             logger.info("%s: it failed, and is tried again (%s)", name, _first_line(self._failed))
@@ -220,7 +221,14 @@ class FanOut(Generic[T]):
 
 def may_differ(exc: Exception) -> bool:
     """Whether another attempt may end otherwise than in this error."""
-    return isinstance(exc, RemoteError | WorkerDied | HostLost | ConnectError)
+    if isinstance(exc, ConnectError):
+        return exc._is_passing
+    return isinstance(exc, RemoteError | WorkerDied | HostLost)
+
+
+def _is_of_command(exc: Exception) -> bool:
+    """Whether a command has failed over there: one of this machine, in a function that reduces, has no host yet."""
+    return isinstance(exc, subprocess.CalledProcessError) and hasattr(exc, "host")
 
 
 def not_needed(host: str, why: str, record: CallRecord | None) -> NotNeeded:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pickle
 import stat
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, TypeVar
 import trio
 
 from trickle._agent import file_source, file_target, files
+from trickle._async_support import is_async
 from trickle._channels import Flow, open_flow
 from trickle._exceptions import UnsafeResult
 from trickle._settings import CallOptions, is_count
@@ -31,7 +33,8 @@ T = TypeVar("T")
 MOST_MODE = 0o177777  # with the type of a file, as stat has it
 
 Progress: TypeAlias = "Callable[[int, int | None], object]"
-Local: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | AsyncIterable[bytes]"
+Contents: TypeAlias = "bytes | bytearray | memoryview"
+Local: TypeAlias = "str | os.PathLike[str] | os.PathLike[bytes] | bytes | BinaryIO | AsyncIterable[Contents]"
 StrOrBytesPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
@@ -74,6 +77,10 @@ class TransferOptions:
             object.__setattr__(self, "mode", stat.S_IMODE(self.mode))
         if self.max_size is not None and not is_count(self.max_size, 0):
             raise ValueError(f"max_size={self.max_size!r}: it is a number of bytes, or None")
+        if self.progress is not None and (not callable(self.progress) or is_async(self.progress)):
+            raise TypeError(
+                f"progress={self.progress!r}: it is a callable, and not async, that takes two numbers of bytes"
+            )
 
     @property
     def for_target(self) -> dict[str, Any]:
@@ -122,12 +129,15 @@ async def put(
         source = file_source.Source(os.fsencode(local), f" (here, for {core.name})", check)
     elif isinstance(local, bytes):
         source = file_source.Given(local, check)
+    stepper = _Stepper()
+    if source is not None:
+        listing = source.listing()
+        first = await stepper.run(next, listing)  # what is not here costs the host nothing
     arguments = (os.fsencode(remote), how.for_target)
     async with open_flow(core, "put", len, arguments, {}, options.for_messages(LARGEST_MESSAGE), record=record) as flow:
         flow.link.expect_bulk()
-        stepper = _Stepper()
         if source is not None:
-            await _give(flow, stepper, source, how)
+            await _give(flow, stepper, source, itertools.chain([first], listing), how)
         else:
             with trio.CancelScope() as giving:  # the next of it may never come, whatever becomes of the target
                 flow.nursery.start_soon(_cancel_at_end, flow, giving)
@@ -143,10 +153,16 @@ async def _cancel_at_end(flow: Flow, scope: trio.CancelScope) -> None:
         scope.cancel()
 
 
-async def _give(flow: Flow, stepper: _Stepper, source: file_source.Source, how: TransferOptions) -> None:
+async def _give(
+    flow: Flow,
+    stepper: _Stepper,
+    source: file_source.Source,
+    listing: Iterator[list[files.Entry]],
+    how: TransferOptions,
+) -> None:
     had: dict[int, bytes | None] = {}
-    async with aclosing(stepper.each(source.listing())) as listing:
-        async for entries in listing:
+    async with aclosing(stepper.each(listing)) as batches:
+        async for entries in batches:
             await _send(flow, ("list", entries))
             had.update(enumerate(await _what_it_has(flow, len(entries)), len(had)))
     done = 0

@@ -218,7 +218,8 @@ class Group(Mapping[str, Host]):
         may be endless or asynchronous, at most one ahead of that.  Outcomes come in the order in which they are found.
         Leaving the block cancels the calls that still run, and waits for their verdicts.
 
-        A host that cannot be reached takes no items; with ``reconnect=True`` five attempts in a row must have failed.
+        A host that cannot be reached takes no items; with ``reconnect=True`` five attempts in a row must have failed,
+        or one for a reason that does not go away by itself.
         If a host is lost, an item that had not been sent there goes to another; one that may have run is a
         ``Failure(HostLost)``, unless the calls are ``repeatable``, and still if three hosts were lost under it.  An
         asynchronous generator of items is closed at the end.  When no host is left, the items that are fail with
@@ -437,9 +438,9 @@ class Group(Mapping[str, Host]):
           max_failures: the other hosts are stopped when more than this many have failed, whatever *on_failure* says.
           repeatable: these calls are safe to run more than once, which *retries* and *hedge* need; and an item of
             ``map`` whose host was lost goes to another.
-          retries: how often a call that failed is tried again: where the function raised, its process died, or the
-            connection was lost and ``reconnect=True`` brings it back; after a delay that grows, up to 30 s, and is
-            random in part.
+          retries: how often a call that failed is tried again: where the function raised, the command failed, its
+            process died, or the connection was lost, or not to be had for a reason that may go away by itself, and
+            ``reconnect=True`` brings it back; after a delay that grows, up to 30 s, and is random in part.
           hedge: seconds after which ``map`` gives an item to another free host as well.  The first answer counts, and
             the other call is stopped: it is over by the end of the block, and mostly when the answer comes, which waits
             for that up to the same number of seconds again.

@@ -281,6 +281,7 @@ class HostCore:
             flows=mode is not None,
             transfers=mode in ("put", "fetch"),
         )
+        call.runs_code = mode in (None, "stream", "channel")
         link.tell_watchers()  # it may have left already, before the record knew of it
         return link, call
 

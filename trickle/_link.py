@@ -111,6 +111,7 @@ class RemoteCall:
         "is_session",
         "pieces",
         "room",
+        "runs_code",
         "session",
         "sink",
         "unwanted",
@@ -122,6 +123,7 @@ class RemoteCall:
         self.sink: Sink | None = sink
         self.deadline: float = math.inf
         self.is_session: bool = False
+        self.runs_code: bool = True  # of the program's own: no command, and no transfer
         self.unwanted: bool = False  # its end was asked for
         self.session: int = 0  # the number of the one that it belongs to
         self.finished: trio.Event = trio.Event()
@@ -136,8 +138,8 @@ class RemoteCall:
 
     @property
     def remote_stack(self) -> str | None:
-        """Where its deadline found it, innermost frame first; None if that is not known."""
-        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.pieces:
+        """Where its deadline found it, innermost frame first; None if that is not known, or says nothing."""
+        if self.verdict in (frames.RETURNED, frames.RAISED) or not self.pieces or not self.runs_code:
             return None
         return shown(self.payload)
 
@@ -508,7 +510,7 @@ class Link:
         if self._retry_after is not None or self.state != "connecting":
             return  # two tasks have noticed
         status = self._process.returncode if self._process is not None else None
-        error, is_passing = connect_error(
+        error = connect_error(
             self.name,
             stage=self.stage,
             exit_status=None if self._given_up else status,  # then it ended because of that
@@ -519,7 +521,7 @@ class Link:
             timeout=self.settings.connect_timeout if self._given_up else None,
             attempts=self._attempts,
         )
-        if is_passing and self._may_retry:
+        if error._is_passing and self._may_retry:
             self._retry_after = error
             self._attempt_scope.cancel()
         else:

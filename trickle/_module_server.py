@@ -79,6 +79,10 @@ class ModuleServer:
         wanted = [name for name in sorted(names) if name not in self._bundled]
         return self._fresh(self._library.entries_for(wanted))
 
+    def closure_of(self, names: Iterable[str]) -> tuple[ModuleEntry, ...]:
+        """What the host needs of this program for *names*, sent before or not, as far as it may have it."""
+        return tuple(self._permitted(entry) for entry in self._library.entries_for(sorted(names)))
+
     def bytecode_for(self, entries: Iterable[ModuleEntry]) -> tuple[ModuleEntry, ...]:
         """What goes with *entries* to a host that can run it, so that it need not compile them."""
         if not self.sends_bytecode:

@@ -81,6 +81,8 @@ def rebuild_exception(payload: bytes, *, host: str) -> Exception:
 class RemoteExceptionGroup(RemoteError, ExceptionGroup[ExceptionT]):
     """A function raised an exception group, over there.  Its leaves are what they would be if raised alone."""
 
+    __module__ = "trickle"  # as that of all others that are shown
+
     def __str__(self) -> str:
         return f"{self.host}: {ExceptionGroup.__str__(self)}"
 
@@ -113,8 +115,9 @@ class _Rebuilding:
             exc = _revive(_class_here(said.names), said.args, attributes, said.members)
         for note in said.notes:
             exc.add_note(note)
-        if said.traceback and not said.children:  # the children of a group show theirs
-            exc.add_note(f"\nOn {self._host}:\n{said.traceback.rstrip()}")
+        shown = said.own_traceback or said.traceback  # the children of a group show theirs
+        if shown:
+            exc.add_note(f"\nOn {self._host}:\n{shown.rstrip()}")
         return exc
 
     def _rebuild_group(self, said: _Said, attributes: dict[str, Any]) -> Exception:
@@ -135,6 +138,7 @@ class _Said(NamedTuple):
     attributes: dict[str, Any]
     notes: list[str]
     traceback: str
+    own_traceback: str  # of a group, where that has those of its children in it: without them
     children: list[Any]
 
     @property
@@ -158,6 +162,7 @@ class _Said(NamedTuple):
             attributes=_checked_attributes(attributes),
             notes=[_clean(note) for note in description["notes"][:MAX_NOTES]],
             traceback=_clean(description["traceback"]),
+            own_traceback=_clean(description["own_traceback"]),
             children=list(description["children"] or ()),
         )
 

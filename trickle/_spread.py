@@ -181,7 +181,7 @@ class Spread(Generic[A, T]):
                 await core.wait_connected(core.live_link(options.reconnect))
             except Exception as exc:
                 failures += 1
-                if options.reconnect and isinstance(exc, ConnectError) and failures < MOST_FAILURES:
+                if options.reconnect and isinstance(exc, ConnectError) and may_differ(exc) and failures < MOST_FAILURES:
                     continue  # after a pause that live_link sees to
                 await self._leave(name, exc)
                 return

@@ -37,6 +37,7 @@ class Channel:
     """The far end of what ``host.open_channel`` gives: the first argument of the function there.
 
     For one thread at a time in each direction.  Iterating gives what the caller sends, until it sends nothing more.
+    It blocks: an async function has to use it by ``trio.to_thread.run_sync(..., abandon_on_cancel=True)``.
     """
 
     def send(self, value: "Any") -> None:

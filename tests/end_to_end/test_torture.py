@@ -137,6 +137,20 @@ async def test_children_under_sudo_are_gone(way: str, piped_sshd: Sshd, shared: 
         assert host.statistics().verdicts == {"cancelled": 1}
 
 
+async def test_a_command_under_sudo_is_gone(login_user: str, shared: Path, sudo: None) -> None:
+    as_user = ("setpriv", "--reuid", login_user, "--clear-groups", "env", "HOME=/")
+    tunnel = trickle.Command(as_user, name="user", python="/usr/bin/python3")
+    command = ["sudo", "-n", "sh", "-c", 'echo $$ > "$0"; exec sleep 1000000', str(shared / "pid")]
+
+    async with trickle.open_host(tunnel) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.run_process, command)
+            pid = int(await file_appears(shared / "pid"))
+            nursery.cancel_scope.cancel()
+
+        assert not is_running(pid)
+
+
 @pytest.fixture
 def sudo(login_user: str) -> Iterator[None]:
     """Lets the user who logs in run all as anybody."""

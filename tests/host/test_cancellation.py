@@ -950,6 +950,19 @@ async def test_a_deadline_that_finds_no_python_code_says_so() -> None:
     assert "in no Python code: what was called is a function of C" in shown
 
 
+async def test_a_deadline_of_a_command_brings_no_stack(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "trickle")
+    command = ["sh", "-c", 'trap "" TERM; echo > started; sleep 1000000']
+
+    async with trickle.open_host(local()) as host, trio.open_nursery() as nursery:
+        with pytest.raises(trio.TooSlowError) as caught, trio.fail_after(3600) as scope:
+            nursery.start_soon(_expire_when, tmp_path / "started", scope)
+            await host.options(grace_period=0.1).run_process(command, cwd=tmp_path)
+
+    assert host.statistics().verdicts == {"killed": 1}
+    assert "at its deadline" not in "".join(traceback.format_exception(caught.value)) + caplog.text
+
+
 async def _expire_when(path: Path, scope: trio.CancelScope) -> None:
     await file_appears(path)
     scope.deadline = trio.current_time()

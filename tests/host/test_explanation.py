@@ -161,6 +161,19 @@ async def test_explain_leaves_out_what_the_host_has(here: Path) -> None:
     assert before.bytes > after.bytes
 
 
+async def test_the_python_that_is_needed_counts_what_was_sent_before(here: Path) -> None:
+    write(here, {"sent_before.py": "def f(): return (n := 1)\n"})
+    import sent_before  # type: ignore[import-not-found]
+
+    async with trickle.open_host(local()) as host:
+        await host.call(sent_before.f)
+        explanation = host.explain(sent_before.f)
+
+    assert explanation.modules == ()
+    assert explanation.python_version == (3, 8)
+    assert "needs Python 3.8 for an assignment expression" in str(explanation)
+
+
 async def test_explain_raises_what_a_call_would() -> None:
     import threading
 

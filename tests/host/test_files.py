@@ -8,6 +8,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -340,7 +341,29 @@ async def test_progress_is_told(tmp_path: Path) -> None:
     assert told == sorted(told)
 
 
+@pytest.mark.parametrize("wrong", [1, trio.sleep, "print"])
+async def test_a_progress_that_is_none_is_refused_and_costs_nothing(wrong: Any, tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(TypeError, match="progress="):
+            await host.put(b"x", tmp_path / "there", progress=wrong)
+        with pytest.raises(TypeError, match="progress="):
+            await host.fetch(__file__, tmp_path / "there", progress=wrong)
+
+        assert host.statistics().verdicts == {}
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---- what goes wrong
+
+
+async def test_what_is_not_here_costs_the_host_nothing(tmp_path: Path) -> None:
+    async with trickle.open_host(local()) as host:
+        with pytest.raises(FileNotFoundError):
+            await host.put(tmp_path / "missing", tmp_path / "there")
+        with pytest.raises(OSError, match="neither a file nor a directory"):
+            await host.put("/dev/null", tmp_path / "there")
+
+        assert host.statistics().verdicts == {}
 
 
 async def test_errors_say_which_side_and_what(tmp_path: Path) -> None:

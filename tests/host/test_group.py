@@ -2,6 +2,7 @@
 
 import io
 import math
+import subprocess
 import sys
 import time
 import traceback
@@ -349,3 +350,25 @@ async def test_the_time_of_a_slow_receiver_is_not_the_hosts() -> None:
                 await trio.sleep(1.2)
 
     assert sorted(repr(item) for item in received) == sorted(repr(trickle.Success(n)) for n in (0, 1, 2) * 2)
+
+
+async def test_a_command_that_failed_is_tried_again_if_it_is_safe(tmp_path: Path) -> None:
+    command = ["sh", "-c", "test -e tried || { touch tried; exit 1; }"]
+
+    async with trickle.open_group([local()]) as group:
+        results = await group.options(repeatable=True, retries=1).run_process(command, cwd=tmp_path)
+
+    assert [done.returncode for done in results.unwrap().values()] == [0]
+
+
+def _run_false(value: object) -> None:
+    subprocess.run(["false"], check=True)
+
+
+async def test_a_command_that_failed_while_reducing_is_no_reason_to_call_again() -> None:
+    async with trickle.open_group([local()]) as group:
+        results = await group.options(repeatable=True, retries=1).reducing(_run_false).call(abs, 1)
+
+        assert isinstance(results["here"], trickle.Failure)
+        assert isinstance(results["here"].error, subprocess.CalledProcessError)
+        assert group["here"].statistics().verdicts == {"returned": 1}

@@ -377,6 +377,17 @@ async def test_a_worker_that_dies_and_a_host_that_comes_back_are_tried_again() -
     assert results.unwrap() == {"a": "a", "b": "b"}
 
 
+async def test_a_host_is_tried_again_only_for_what_may_go_away_by_itself() -> None:
+    faults = {"a": [Unreachable()], "b": [Unreachable(stderr="b@memory: Permission denied (publickey).\n")]}
+
+    async with open_memory_group("ab", faults=faults) as group:
+        results = await group.options(repeatable=True, retries=1, reconnect=True).call(sleep, {})
+
+    assert results.successful() == {"a": "a"}
+    error = results.failures()["b"]
+    assert isinstance(error, trickle.ConnectError) and error.reason == "authentication"
+
+
 async def test_calls_are_not_repeated_unasked() -> None:
     async with open_memory_group("a", faults={"a": [WorkerKilled(call=1, after=1)]}) as group:
         results = await group.options(reconnect=True, repeatable=True).call(sleep, {"a": 2})
@@ -550,6 +561,16 @@ async def test_an_item_has_its_own_time_and_then_goes_to_a_free_host_if_it_is_sa
     assert isinstance(alone[0].result, trickle.Failure)
     assert isinstance(alone[0].result.error, trickle.CallTimeout)
     assert again[0].result == trickle.Success(0)
+
+
+async def test_a_host_that_will_never_let_us_in_takes_no_items_and_is_asked_once() -> None:
+    denied = Unreachable(stderr="a@memory: Permission denied (publickey).\n")
+
+    async with open_memory_group("a", faults={"a": [denied]}) as group:
+        results = await mapped(group.options(reconnect=True), items(1))
+
+    assert isinstance(results[0].result, trickle.Failure)
+    assert isinstance(results[0].result.error, trickle.ConnectError)
 
 
 # ---- hedging

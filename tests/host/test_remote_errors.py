@@ -271,6 +271,25 @@ def test_what_python_prints_shows_host_and_remote_traceback() -> None:
     assert 'raise KeyError("x")' in shown
 
 
+def fail_with_groups() -> Never:
+    children = [raised(fail), ExceptionGroup("inner", [ValueError("a")])]
+    raise ExceptionGroup("2 settings are wrong", children) from raised(open, "/no/such/file")
+
+
+def test_a_group_shows_where_it_was_raised_and_its_children_only_once() -> None:
+    error = rebuilt(raised(fail_with_groups))
+
+    shown = "".join(traceback.format_exception(error))
+    (note,) = error.__notes__
+
+    assert "trickle.RemoteExceptionGroup: web1: 2 settings are wrong (2 sub-exceptions)" in shown
+    assert note.startswith("\nOn web1:\nTraceback (most recent call last):")
+    assert 'raise ExceptionGroup("2 settings are wrong", children) from' in note
+    assert "FileNotFoundError" in note  # what it came from
+    assert shown.count('raise KeyError("x")') == 1
+    assert 'raise KeyError("x")' in error.remote_traceback
+
+
 def test_notes_are_kept() -> None:
     original = raised(fail)
     original.add_note("look behind the sofa")
@@ -372,6 +391,7 @@ def test_layouts_that_conflict_give_a_plain_remote_error() -> None:
         {"attributes": None},
         {"notes": [1]},
         {"traceback": 3.5},
+        {"own_traceback": None},
         {"children": [None]},
         {"children": 7},
     ],

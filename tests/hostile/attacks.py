@@ -243,6 +243,7 @@ DESCRIPTION: Mapping[str, Any] = {
     "attributes": {},
     "notes": [],
     "traceback": "Traceback (most recent call last):\n",
+    "own_traceback": "",
     "children": [],
 }
 ERRORS: Mapping[str, Mapping[str, Any]] = {

@@ -183,7 +183,10 @@ class _Describer:
         children = _children_of(exc)
         described = _describe_class(exc)
         _drop_own_frames(exc)
-        described["traceback"] = _shorten(_format_traceback(exc, whole=not (children and depth)), limit)
+        form = "frames" if children and depth else "whole"
+        described["traceback"] = _shorten(_format_traceback(exc, form), limit)
+        if children and not depth:
+            described["own_traceback"] = _shorten(_format_traceback(exc, "own"), limit)
         described["text"] = _shorten(_text_of(exc), limit)
         described["args"], described["args_are_faithful"] = _describe_arguments(exc, limit)
         described["members"] = _describe_members(exc, limit)
@@ -215,6 +218,7 @@ def _describe_class(exc: BaseException) -> "Described":
         "attributes": {},
         "notes": [],
         "traceback": "",
+        "own_traceback": "",
         "children": [],
     }
 
@@ -344,20 +348,34 @@ def _children_of(exc: BaseException) -> "Sequence[BaseException]":
     return children
 
 
-def _format_traceback(exc: BaseException, whole: bool) -> str:
-    """Return what Python would print, or without what *exc* comes from and contains if not *whole*."""
+def _format_traceback(exc: BaseException, form: str) -> str:
+    """Return what Python would print: the whole, its own (without what is in groups), or its own frames alone."""
     try:
         import traceback  # not at the top: most connections never need it
 
         from trickle._agent import functions
 
         functions.show_sources()
-        if whole:
+        if form == "whole":
             return "".join(traceback.format_exception(type(exc), exc, exc.__traceback__))
+        if form == "own":
+            return "".join(_without_children(traceback.TracebackException(type(exc), exc, exc.__traceback__)).format())
         frames = traceback.format_tb(exc.__traceback__)
-        return "Traceback (most recent call last):\n%s%s: %s\n" % ("".join(frames), type(exc).__name__, _text_of(exc))
+        head = ["Traceback (most recent call last):\n"] if frames else []
+        return "%s%s: %s\n" % ("".join(head + frames), type(exc).__name__, _text_of(exc))
     except Exception as problem:  # a __str__, __repr__ or loader of the program's own
         return "(no traceback: formatting it raised %s)\n" % type(problem).__name__
+
+
+def _without_children(said: "Any") -> "Any":
+    """A `traceback.TracebackException` of a group that is shown like any other exception, with what it comes from."""
+    waiting = [said]
+    while waiting:
+        link = waiting.pop()
+        if link is not None:
+            link.exceptions = None
+            waiting += [link.__cause__, link.__context__]
+    return said
 
 
 def _drop_own_frames(exc: BaseException) -> None:
