@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from trickle._parsing import parse
 
-from ._agent.functions import compile_snippet
+from ._agent.functions import compile_snippet, snippet_source
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 DefinitionNode = FunctionNode | ast.ClassDef
@@ -42,6 +42,15 @@ class NamesUsed(NamedTuple):
     before: frozenset[str]  # used as soon as a definition is executed: bases, decorators, defaults
     after: frozenset[str]  # used when what it defines is called
     imports: frozenset[tuple[str, int]]  # module and number of leading dots
+
+
+def imported_from(name: str) -> tuple[str, str]:
+    """The module that the script has *name* from, and what is called so there; empty if it is not from a module."""
+    for filename in _files_of(None):
+        file = source_file(filename, vars(sys.modules["__main__"]))
+        if file is not None and name in file.imported:
+            return file.imported[name]
+    return "", ""
 
 
 def snippet_of_function(code: CodeType, module_globals: dict[str, Any]) -> Snippet | None:
@@ -93,6 +102,49 @@ def names_used(code: CodeType) -> NamesUsed:
                 at_once = not inner.co_flags & inspect.CO_OPTIMIZED or inner.co_name in _RUN_AT_ONCE
                 pending.append((inner, is_called_later or not at_once))
     return NamesUsed(frozenset(before), frozenset(after), frozenset(imports))
+
+
+@functools.lru_cache(maxsize=1_000)
+def names_annotated(snippet: Snippet) -> frozenset[str]:
+    """The names in annotations that are texts, of parameters and of what classes have: no code uses them."""
+    names: set[str] = set()
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+        for annotation in _annotations_in(parse(snippet_source(snippet))):
+            names.update(_names_in_texts(annotation, "annotations" in snippet.features))
+    return frozenset(names)
+
+
+def _annotations_in(node: ast.AST, in_class: bool = False) -> Iterator[ast.expr]:
+    """Those that Python keeps: none of a function's variables."""
+    if isinstance(node, FunctionNode):
+        parameters = [each for each in ast.iter_child_nodes(node.args) if isinstance(each, ast.arg)]
+        yield from filter(None, [*(each.annotation for each in parameters), node.returns])
+    elif isinstance(node, ast.AnnAssign) and in_class:
+        yield node.annotation
+    in_class = isinstance(node, ast.ClassDef) or (in_class and not isinstance(node, FunctionNode | ast.Lambda))
+    for child in ast.iter_child_nodes(node):
+        yield from _annotations_in(child, in_class)
+
+
+def _names_in_texts(annotation: ast.AST, is_text: bool) -> Iterator[str]:
+    """The names in the texts of an annotation, or in all of it if it is one itself."""
+    match annotation:
+        case ast.Name(id=name) if is_text:
+            yield name
+        case ast.Constant(value=str(text)):
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+                yield from _names_in_texts(parse(text.strip()), True)
+        case ast.Subscript(value=ast.Name(id="Literal") | ast.Attribute(attr="Literal") as value):
+            yield from _names_in_texts(value, is_text)
+        case ast.Subscript(
+            value=ast.Name(id="Annotated") | ast.Attribute(attr="Annotated") as value,
+            slice=ast.Tuple(elts=[first, *rest]),
+        ):
+            for each in (value, first, *[each for each in rest if not isinstance(each, ast.Constant)]):
+                yield from _names_in_texts(each, is_text)
+        case _:
+            for child in ast.iter_child_nodes(annotation):
+                yield from _names_in_texts(child, is_text)
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -161,6 +213,11 @@ class SourceFile:
     def bindings(self, name: str) -> list[ast.stmt]:
         """The statements outside functions and classes that bind *name*, in order."""
         return self._bindings.get(name, [])
+
+    def binds_before(self, name: str, line: int) -> bool:
+        """Whether *name* is defined in this file, and nowhere below that line."""
+        lines = [node.lineno for node in self.bindings(name)]
+        return bool(lines) and max(lines) < line
 
     def statement(self, node: ast.stmt) -> Snippet:
         """A statement as it stands there, decorators included."""
