@@ -6,6 +6,7 @@ lambdas, closures.  Which modules the host then needs is reported, not sent.
 
 import builtins
 import copyreg
+import functools
 import marshal
 import os
 import pickle
@@ -41,10 +42,6 @@ from ._wire.frames import LARGE
 OWN_NAMES = frozenset({"__name__", "__builtins__", "__doc__", "__loader__", "__spec__"})
 NOT_NOTED = STANDARD_LIBRARY | {"trickle", "__main__"}
 OF_EVERY_HOST = {"__main__", "trickle.remote", functions.__name__}
-# What goes as this program has it, also from the standard library: argv, say.
-PLAIN = frozenset(
-    {type(None), bool, int, float, complex, str, bytes, bytearray, tuple, list, dict, set, frozenset, ModuleType}
-)
 
 
 class NeedsVersion(Exception):
@@ -179,10 +176,14 @@ class _Call:
         script = vars(sys.modules["__main__"])
         if name in self.items or name in OWN_NAMES or name not in script:
             return
+        reference = self._reference_to_import(name, script[name])
+        if reference is not None:
+            self.items[name] = name, "value", reference, [], [], self.only_annotated
+            return
         snippet = snippet_of_statement(name, script[name])
         if snippet is None:
             self.items[name] = None  # it may refer to itself
-            self.items[name] = self._value_item(name, self._as_imported(name, script[name]))
+            self.items[name] = self._value_item(name, script[name])
             return
         self.note_submodules(code_of_statement(snippet), script)
         used = names_used_by_statement(snippet)
@@ -205,8 +206,8 @@ class _Call:
         return {
             name
             for name in names
-            if (file is not None and file.binds_before(name, snippet.line))
-            or imported_from(name)[0]
+            if imported_from(name)[0]
+            or (file is not None and file.binds_before(name, snippet.line))
             or isinstance(script[name], ModuleType)
             or _place_of(script[name])[0] not in ("", "__main__")
         }
@@ -232,8 +233,8 @@ class _Call:
         item = self.items.get(name)
         return item is not None and item[1] == "statement"
 
-    def _as_imported(self, name: str, value: object) -> object:
-        """*value*, or what has the host find its own, where that is what the script means by an import."""
+    def _reference_to_import(self, name: str, value: object) -> bytes | None:
+        """A pickle that gives the host its own *value*, where that is what the script means by an import; else None."""
         module, attribute = imported_from(name)
         if module == "trickle.remote":
             is_theirs = hasattr(remote, attribute) and getattr(remote, attribute) is value
@@ -242,9 +243,9 @@ class _Call:
             is_here = isinstance(found, ModuleType) and vars(found).get(attribute, self) is value
             is_theirs = is_here and _is_meant_by_name(value, module)
         if not is_theirs:
-            return value
+            return None
         self.note_module(module)
-        return _Reduced(functions.attribute, module, attribute)
+        return _pickled_attribute(module, attribute, self.protocol)
 
     def _value_item(self, name: str, value: object) -> "functions.MainItem":
         needed: set[str] = set()
@@ -329,6 +330,11 @@ class _Reduced:
 
     def __reduce__(self) -> Any:
         return self._reduced
+
+
+@functools.lru_cache(maxsize=MOST_REFERENCES)
+def _pickled_attribute(module: str, attribute: str, protocol: int) -> bytes:
+    return pickle.dumps(_Reduced(functions.attribute, module, attribute), protocol)
 
 
 class _Pickler(pickle.Pickler):
@@ -527,10 +533,13 @@ def _is_from_elsewhere(value: object, module: ModuleType) -> bool:
 
 def _is_meant_by_name(value: object, module: str) -> bool:
     """Whether to have the host take its own *value* from that *module* of this program, which has it."""
-    package = module.partition(".")[0]
-    if package in STANDARD_LIBRARY:
-        return type(value) not in PLAIN
-    return _is_of_instance(value) or _is_bare(value, package)
+    if value is None or isinstance(value, type | ModuleType | FunctionType):
+        return False  # these are sent by their own names
+    package, cls = module.partition(".")[0], type(value)
+    if _is_of_instance(value) or _is_bare(value, package):
+        return True
+    # What compares by more than identity may go as a copy: datetime.UTC, which older Pythons do not have, say.
+    return package in STANDARD_LIBRARY and (cls.__eq__ is object.__eq__ or cls.__module__ == "sys")
 
 
 def _is_of_instance(value: object) -> bool:
@@ -547,7 +556,7 @@ def _is_bare(value: object, package: str) -> bool:
     cls = type(value)
     if cls is object:
         return True
-    if isinstance(value, type) or str(cls.__module__).partition(".")[0] != package or cls in copyreg.dispatch_table:
+    if str(cls.__module__).partition(".")[0] != package or cls in copyreg.dispatch_table:
         return False
     if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
         return False

@@ -46,8 +46,9 @@ class NamesUsed(NamedTuple):
 
 def imported_from(name: str) -> tuple[str, str]:
     """The module that the script has *name* from, and what is called so there; empty if it is not from a module."""
-    for filename in _files_of(None):
-        file = source_file(filename, vars(sys.modules["__main__"]))
+    script = vars(sys.modules["__main__"])
+    for filename in _files_of_script():
+        file = source_file(filename, script)
         if file is not None and name in file.imported:
             return file.imported[name]
     return "", ""
@@ -208,7 +209,10 @@ class SourceFile:
             if isinstance(node, ast.ImportFrom) and node.module == "__future__":
                 self._features += tuple(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                self.imported.update((alias.asname or alias.name, (node.module, alias.name)) for alias in node.names)
+                names = {alias.asname or alias.name: alias.name for alias in node.names}
+                if "*" in names:
+                    names = {name: name for name in _public_names(sys.modules.get(node.module))}
+                self.imported.update((name, (node.module, names[name])) for name in names)
 
     def bindings(self, name: str) -> list[ast.stmt]:
         """The statements outside functions and classes that bind *name*, in order."""
@@ -287,6 +291,12 @@ class SourceFile:
             pending.extend((child, inner) for child in ast.iter_child_nodes(node))
 
 
+def _public_names(module: object) -> list[str]:
+    """What ``import *`` imports; nothing from a module that is not here."""
+    names = getattr(module, "__dict__", {})
+    return list(names.get("__all__") or (name for name in names if not name.startswith("_")))
+
+
 _files: dict[str, SourceFile] = {}
 
 
@@ -323,14 +333,18 @@ def _files_of(value: Any) -> Iterator[str]:
     members = vars(value).values() if isinstance(value, type) else [value]
     functions = [inspect.unwrap(member) for member in members if isinstance(member, FunctionType)]
     seen = dict.fromkeys(function.__code__.co_filename for function in functions)
+    seen.update(dict.fromkeys(_files_of_script()))
+    return iter(seen)
+
+
+def _files_of_script() -> list[str]:
     script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is not None:
-        seen[script] = None
+    files = [] if script is None else [script]
     if script is None or hasattr(sys, "ps1"):
         # What was typed into an interactive session or a notebook, the newest first; the program of python -c.
         cells = [name for name in linecache.cache if name.startswith("<") or "ipykernel" in name]
-        seen.update(dict.fromkeys([*reversed(cells), "<string>"]))
-    return iter(seen)
+        files += [*reversed(cells), "<string>"]
+    return files
 
 
 def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stmt | None:

@@ -585,18 +585,19 @@ def test_what_a_script_imports_and_compares_by_identity_is_the_hosts_own(far: Fa
         "def is_own(fn): return fn.__self__ is _random\n"
     )
     body = """
-    from inspect import Parameter
+    from datetime import UTC
     from sys import argv, stdout, version_info
     from unittest.mock import DEFAULT
     from random import uniform
     import sys, unset, random
-    from unset import UNSET, NOTHING, draw, take, is_own
+    from unset import *
 
     def all_same():
-        import unittest.mock
+        import datetime, unittest.mock
         return (
             DEFAULT is unittest.mock.DEFAULT, stdout is sys.stdout, version_info is sys.version_info,
             uniform == random.uniform, *take(UNSET, NOTHING), is_own(draw), argv == ["here"],
+            UTC == datetime.timezone.utc,
         )
     sys.argv = argv = ["here"]
     remote.call(all_same)
@@ -605,7 +606,7 @@ def test_what_a_script_imports_and_compares_by_identity_is_the_hosts_own(far: Fa
 
     results = make_script_results(far, tmp_path, body)
 
-    assert results == [(True,) * 8, (True, True)]
+    assert results == [(True,) * 9, (True, True)]
     assert far.asked == []
 
 
