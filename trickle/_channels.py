@@ -15,6 +15,7 @@ import trio
 from trickle._exceptions import ProtocolError
 from trickle._interrupts import one_interrupt
 from trickle._settings import CallOptions
+from trickle._stays_here import stays_here
 from trickle._wire import frames
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ class Flow:
             exc.add_note(f"the function's own error, of which nobody was told: {error}")
 
 
+@stays_here
 class Stream(trio.abc.ReceiveChannel[R_co], Generic[R_co]):
     """What a generator on a host yields, from ``async with host.stream(...)``."""
 
@@ -192,6 +194,7 @@ class Stream(trio.abc.ReceiveChannel[R_co], Generic[R_co]):
         await trio.lowlevel.checkpoint()
 
 
+@stays_here
 class RemoteChannel(trio.abc.SendChannel[S_contra], trio.abc.ReceiveChannel[R_co], Generic[S_contra, R_co]):
     """Two ways to a function on a host, from ``async with host.open_channel(...)``."""
 

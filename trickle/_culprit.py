@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
+from ._stays_here import LIVE
+
 MAX_DEPTH = 30
 
 
@@ -59,6 +61,8 @@ def _joined(labels: list[str]) -> str:
 
 def _children(obj: Any) -> Iterator[tuple[str, Any]]:
     """The parts of an object that are pickled with it, as far as they can be told."""
+    if type(obj) in LIVE:
+        return
     if isinstance(obj, dict):
         for key, value in list(obj.items()):
             yield "a key", key

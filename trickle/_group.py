@@ -33,6 +33,7 @@ from trickle._reducing import Reducing, pack_reducers
 from trickle._results import Failure, Results, Success
 from trickle._settings import UNSET, CallOptions, GroupOptions, OpenSettings, Sink, given, with_defaults_of
 from trickle._spread import MapResult, Spread
+from trickle._stays_here import stays_here
 from trickle._tunnel_process import StartTunnel, start_tunnel
 from trickle._tunnels import as_tunnel
 from trickle._turns import Turns
@@ -48,6 +49,7 @@ logger = logging.getLogger("trickle")
 GROUP_OPTIONS = frozenset(field.name for field in dataclasses.fields(GroupOptions))
 
 
+@stays_here
 class Group(Mapping[str, Host]):
     """Many live hosts, from ``async with open_group(...)``: a mapping from name to host, reachable or not.
 

@@ -24,6 +24,7 @@ from trickle._processes import Command, RemoteProcess, StrOrBytesPath, open_proc
 from trickle._reducing import pack_reducers
 from trickle._relays import relay_through
 from trickle._settings import UNSET, VERDICT_SLACK, CallOptions, OpenSettings, Sink, given, with_defaults_of
+from trickle._stays_here import stays_here
 from trickle._tunnels import as_tunnel
 from trickle._turns import Turns
 from trickle.abc import Tunnel
@@ -36,6 +37,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+@stays_here
 class Host:
     """One live agent on a host, from ``async with open_host(...)``.
 
@@ -123,7 +125,8 @@ class Host:
         Args:
           grace_period: seconds that a cancelled call has for cleaning up (5).
           trust: ``"data"`` or ``"full"``, instead of the tunnel's.
-          allow: classes of which results may hold instances, beside those of ``trickle.allow``.
+          allow: classes of which results may hold instances, beside those of ``trickle.allow``; what errors carry
+            is plain data all the same.
           max_result: bytes that a result may take (8 MiB); one that is all bytes or str is exempt.
           env: environment variables to set for each call, or to remove (None).
           cwd: the working directory of each call.
@@ -491,6 +494,7 @@ class Host:
         await trio.lowlevel.checkpoint()
 
 
+@stays_here
 class Session:
     """A pinned worker on a host, from ``async with host.session()``."""
 

@@ -5,6 +5,8 @@ lambdas, closures.  Which modules the host then needs is reported, not sent.
 """
 
 import builtins
+import copyreg
+import functools
 import marshal
 import os
 import pickle
@@ -25,17 +27,21 @@ from ._source_code import (
     Snippet,
     attributes_in,
     code_of_statement,
+    imported_from,
+    names_annotated,
     names_used,
     names_used_by_statement,
     snippet_of_function,
     snippet_of_statement,
     source_file,
 )
+from ._stays_here import LIVE
 from ._wire.frames import LARGE
 
 # Every module over there has its own.
 OWN_NAMES = frozenset({"__name__", "__builtins__", "__doc__", "__loader__", "__spec__"})
 NOT_NOTED = STANDARD_LIBRARY | {"trickle", "__main__"}
+OF_EVERY_HOST = {"__main__", "trickle.remote", functions.__name__}
 
 
 class NeedsVersion(Exception):
@@ -99,6 +105,7 @@ def dumps_call(
     except Exception as exc:  # whatever a __reduce__ or __getstate__ of the program's raises
         parts = [("the function", fn), *_labelled(args, kwargs)]
         raise call.unsendable(parts, exc) from exc
+    call.need_what_annotations_name()
     items = [item for item in call.items.values() if item is not None]
     if items:
         pieces.insert(0, pickle.dumps(items, call.protocol))
@@ -124,6 +131,8 @@ class _Call:
         self.modules: set[str] = set()
         self.snippets: list[Snippet] = []
         self.items: dict[str, functions.MainItem | None] = {}
+        self.annotated: dict[str, None] = {}  # names in annotations of what is sent of the script, in order
+        self.only_annotated = False  # whether it is only such that is being pickled
         self.submodules: dict[str, set[str]] = {}  # that the files of what is sent import, by the package's name
 
     def pickle(self, obj: object, needed: set[str] | None = None) -> bytes:
@@ -138,7 +147,10 @@ class _Call:
 
     def note_module(self, name: str) -> None:
         """Remember that the host will import *name*."""
-        if name.partition(".")[0] not in NOT_NOTED:
+        top = name.partition(".")[0]
+        if self.only_annotated and top not in STANDARD_LIBRARY and name not in OF_EVERY_HOST | self.modules:
+            raise pickle.PicklingError(f"only annotations need {name}")
+        if top not in NOT_NOTED:
             self.modules.add(name)
 
     def note_imports(self, used: NamesUsed, module_globals: Mapping[str, Any]) -> None:
@@ -164,18 +176,56 @@ class _Call:
         script = vars(sys.modules["__main__"])
         if name in self.items or name in OWN_NAMES or name not in script:
             return
+        reference = self._reference_to_import(name, script[name])
+        if reference is not None:
+            self.items[name] = name, "value", reference, [], [], self.only_annotated
+            return
         snippet = snippet_of_statement(name, script[name])
         if snippet is None:
             self.items[name] = None  # it may refer to itself
-            self.items[name] = self._value_item(name, self._as_imported(name, script[name]))
+            self.items[name] = self._value_item(name, script[name])
             return
         self.note_submodules(code_of_statement(snippet), script)
         used = names_used_by_statement(snippet)
-        self.items[name] = (name, "statement", tuple(snippet), sorted(used.before), sorted(used.after))
+        before = used.before | self.note_annotations(snippet)
+        self.items[name] = (name, "statement", tuple(snippet), sorted(before), sorted(used.after), self.only_annotated)
         self.snippets.append(snippet)
         self.note_imports(used, script)
         for each in sorted(used.before | used.after):
             self.need(each)
+
+    def note_annotations(self, snippet: Snippet) -> set[str]:
+        """Remember which globals of the script annotations name that are texts, as ``__future__`` makes them.
+
+        Returns those that were there when a statement was executed here: ``dataclass`` looks for its ClassVar.
+        """
+        script = vars(sys.modules["__main__"])
+        names = names_annotated(snippet).intersection(script)
+        self.annotated.update(dict.fromkeys(sorted(names)))
+        file = source_file(snippet.filename, script)
+        return {
+            name
+            for name in names
+            if imported_from(name)[0]
+            or (file is not None and file.binds_before(name, snippet.line))
+            or isinstance(script[name], ModuleType)
+            or _place_of(script[name])[0] not in ("", "__main__")
+        }
+
+    def need_what_annotations_name(self) -> None:
+        """Have that go along, too, unless it cannot be sent or takes modules for which there is no other reason.
+
+        No code that is called uses it: it is for dataclasses, ``get_type_hints`` and the like.
+        """
+        self.only_annotated = True
+        while self.annotated:
+            name = next(iter(self.annotated))
+            del self.annotated[name]
+            before = dict(self.items), self.snippets.copy(), dict(self.annotated)
+            try:
+                self.need(name)
+            except Exception:  # the call does without
+                self.items, self.snippets, self.annotated = before
 
     def defines(self, name: str) -> bool:
         """Whether the host makes the global *name* of the script by executing its source."""
@@ -183,13 +233,19 @@ class _Call:
         item = self.items.get(name)
         return item is not None and item[1] == "statement"
 
-    def _as_imported(self, name: str, value: object) -> object:
-        """*value*, or what has the host find its own, where the script has it from trickle: its ``host_name``, say."""
-        file = getattr(sys.modules["__main__"], "__file__", None)
-        found = source_file(file, vars(sys.modules["__main__"])) if file is not None else None
-        module, attribute = found.imported.get(name, ("", "")) if found is not None else ("", "")
-        is_ours = module == "trickle.remote" and hasattr(remote, attribute) and getattr(remote, attribute) is value
-        return _Reduced(functions.attribute, module, attribute) if is_ours else value
+    def _reference_to_import(self, name: str, value: object) -> bytes | None:
+        """A pickle that gives the host its own *value*, where that is what the script means by an import; else None."""
+        module, attribute = imported_from(name)
+        if module == "trickle.remote":
+            is_theirs = hasattr(remote, attribute) and getattr(remote, attribute) is value
+        else:
+            found = sys.modules.get(module)
+            is_here = isinstance(found, ModuleType) and vars(found).get(attribute, self) is value
+            is_theirs = is_here and _is_meant_by_name(value, module)
+        if not is_theirs:
+            return None
+        self.note_module(module)
+        return _pickled_attribute(module, attribute, self.protocol)
 
     def _value_item(self, name: str, value: object) -> "functions.MainItem":
         needed: set[str] = set()
@@ -198,8 +254,10 @@ class _Call:
         except (Unsendable, NeedsVersion):
             raise
         except Exception as exc:  # as in dumps_call
+            if self.only_annotated:
+                raise  # and nobody reads it
             raise self.unsendable([(f"global {name!r} of __main__", value)], exc) from exc
-        return name, "value", pickled, [], sorted(needed)
+        return name, "value", pickled, [], sorted(needed), self.only_annotated
 
     def unsendable(self, parts: list[tuple[str, object]], exc: Exception) -> Unsendable:
         """The error that says which of *parts* failed, and where in it."""
@@ -274,6 +332,11 @@ class _Reduced:
         return self._reduced
 
 
+@functools.lru_cache(maxsize=MOST_REFERENCES)
+def _pickled_attribute(module: str, attribute: str, protocol: int) -> bytes:
+    return pickle.dumps(_Reduced(functions.attribute, module, attribute), protocol)
+
+
 class _Pickler(pickle.Pickler):
     """Pickles what can be imported by reference, and functions that cannot by value."""
 
@@ -296,6 +359,14 @@ class _Pickler(pickle.Pickler):
             return functions.make_cell, ()
         if obj is os.environ:  # the host's, and not ours with all that is in it
             return functions.attribute, ("os", "environ")
+        if isinstance(obj, BuiltinFunctionType):
+            found = self._function_of_module(obj)
+            if found is not None:
+                return found
+        if type(obj) in LIVE:
+            raise pickle.PicklingError(
+                f"a live {type(obj).__name__} stays here; send a function or a static method, and plain values to it"
+            )
         if not self._call.stays_here:
             if type(obj) is Results:
                 raise pickle.PicklingError("trickle.Results stay here; send what is in them, as by successful()")
@@ -326,6 +397,9 @@ class _Pickler(pickle.Pickler):
 
     def _method(self, method: MethodType) -> Any:
         """By its name, as pickle has it, but where another method goes by that: an override, or what decorates it."""
+        reference = self._function_of_module(method)
+        if reference is not None:
+            return reference
         function, owner = method.__func__, method.__self__
         try:
             found = getattr(owner, getattr(function, "__name__", ""), None)
@@ -334,6 +408,17 @@ class _Pickler(pickle.Pickler):
         if isinstance(found, MethodType) and found.__func__ is function and found.__self__ is owner:
             return NotImplemented
         return functions.bound, (function, owner)
+
+    def _function_of_module(self, method: MethodType | BuiltinFunctionType) -> Any:
+        """A reference, if a module has that method of an instance as a function: ``random.uniform``; else None.
+
+        The instance stays here with its state: the host has its own.
+        """
+        found = _place_of_method(method) if _is_of_instance(method) else None
+        if found is None:
+            return None
+        self._call.note_module(found[0])
+        return functions.attribute, found
 
     def _module(self, module: ModuleType) -> Any:
         if module is sys.modules["__main__"]:
@@ -375,6 +460,8 @@ class _Pickler(pickle.Pickler):
         snippet = snippet_of_function(code, function.__globals__)
         if snippet is not None:
             call.snippets.append(snippet)
+            if function.__globals__ is vars(sys.modules["__main__"]):
+                call.note_annotations(snippet)
             return _Reduced(functions.code_from_source, tuple(snippet), code.co_name)
         if call.far_version is None:
             raise NeedsVersion
@@ -442,6 +529,77 @@ def _is_from_elsewhere(value: object, module: ModuleType) -> bool:
     home = value.__name__ if isinstance(value, ModuleType) else _place_of(value)[0]
     # Over there, trickle is something else.
     return home not in ("", "__main__", module.__name__) and home.partition(".")[0] != "trickle"
+
+
+def _is_meant_by_name(value: object, module: str) -> bool:
+    """Whether to have the host take its own *value* from that *module* of this program, which has it."""
+    if value is None or isinstance(value, type | ModuleType | FunctionType):
+        return False  # these are sent by their own names
+    package, cls = module.partition(".")[0], type(value)
+    if _is_of_instance(value) or _is_bare(value, package):
+        return True
+    # What compares by more than identity may go as a copy: datetime.UTC, which older Pythons do not have, say.
+    return package in STANDARD_LIBRARY and (cls.__eq__ is object.__eq__ or cls.__module__ == "sys")
+
+
+def _is_of_instance(value: object) -> bool:
+    """Whether it is a bound method, and not one of a class; functions of C are methods of their modules."""
+    return isinstance(value, _METHODS) and not isinstance(value.__self__, _NO_INSTANCES)
+
+
+_METHODS = (MethodType, BuiltinFunctionType)
+_NO_INSTANCES = (type, ModuleType, type(None))
+
+
+def _is_bare(value: object, package: str) -> bool:
+    """Whether all there is to *value* is which one it is: an ``object()``, or one of a class of its *package*'s own."""
+    cls = type(value)
+    if cls is object:
+        return True
+    if str(cls.__module__).partition(".")[0] != package or cls in copyreg.dispatch_table:
+        return False
+    if cls.__reduce__ is not object.__reduce__ or cls.__reduce_ex__ is not object.__reduce_ex__:
+        return False
+    try:
+        return value.__reduce_ex__(4) == (copyreg.__newobj__, (cls,), None, None, None)  # type: ignore[attr-defined]
+    except Exception:  # it cannot be pickled at all
+        return False
+
+
+def _place_of_method(method: MethodType | BuiltinFunctionType) -> tuple[str, str] | None:
+    """The module that has a bound method as a function, and its name there; None if there is no such module."""
+    home = str(type(method.__self__).__module__)
+    if home.partition(".")[0] in STANDARD_LIBRARY:
+        candidates = _functions_of_library().get(id(method.__self__), [])
+    else:
+        module = sys.modules.get(home) if home != "__main__" else None
+        is_module = isinstance(module, ModuleType) and _is_importable(module)
+        candidates = [(home, name) for name in vars(module)] if is_module else []
+    for module_name, name in candidates:
+        found = getattr(sys.modules.get(module_name), "__dict__", {}).get(name)
+        if type(found) is type(method) and found == method:
+            return module_name, name
+    return None
+
+
+_library: dict[int, list[tuple[str, str]]] = {}
+_library_looked_at = 0  # when so many modules were loaded
+
+
+def _functions_of_library() -> dict[int, list[tuple[str, str]]]:
+    """What the loaded standard library has as functions that are methods of instances, by the ids of these."""
+    global _library, _library_looked_at
+    if _library_looked_at != len(sys.modules):
+        _library_looked_at = len(sys.modules)
+        _library = {}
+        for module_name, module in list(sys.modules.items()):
+            if module_name.partition(".")[0] in STANDARD_LIBRARY and isinstance(module, ModuleType):
+                for name, value in list(vars(module).items()):
+                    if _is_of_instance(value):
+                        _library.setdefault(id(value.__self__), []).append((module_name, name))
+        for places in _library.values():  # names for all, such as keyword.iskeyword, before collections._iskeyword
+            places.sort(key=lambda place: place[0].startswith("_") or place[1].startswith("_"))
+    return _library
 
 
 def _is_importable(module: ModuleType) -> bool:

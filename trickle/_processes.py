@@ -18,6 +18,7 @@ from trickle._channels import Flow, open_flow
 from trickle._exceptions import HostLost, UnsafeResult, WorkerDied
 from trickle._interrupts import one_interrupt
 from trickle._settings import CallOptions
+from trickle._stays_here import stays_here
 from trickle._wire import frames
 from trickle._wire.frames import CHUNK
 from trickle._wire.items import PIPE_CREDIT, STDERR, STDIN, STDOUT
@@ -183,6 +184,7 @@ class PipeOut(trio.abc.ReceiveStream):
         await trio.lowlevel.checkpoint()
 
 
+@stays_here
 class RemoteProcess:
     """A process on a host, from ``async with host.open_process(...)``; as far as it goes like ``trio.Process``.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from trickle._parsing import parse
 
-from ._agent.functions import compile_snippet
+from ._agent.functions import compile_snippet, snippet_source
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 DefinitionNode = FunctionNode | ast.ClassDef
@@ -42,6 +42,16 @@ class NamesUsed(NamedTuple):
     before: frozenset[str]  # used as soon as a definition is executed: bases, decorators, defaults
     after: frozenset[str]  # used when what it defines is called
     imports: frozenset[tuple[str, int]]  # module and number of leading dots
+
+
+def imported_from(name: str) -> tuple[str, str]:
+    """The module that the script has *name* from, and what is called so there; empty if it is not from a module."""
+    script = vars(sys.modules["__main__"])
+    for filename in _files_of_script():
+        file = source_file(filename, script)
+        if file is not None and name in file.imported:
+            return file.imported[name]
+    return "", ""
 
 
 def snippet_of_function(code: CodeType, module_globals: dict[str, Any]) -> Snippet | None:
@@ -93,6 +103,49 @@ def names_used(code: CodeType) -> NamesUsed:
                 at_once = not inner.co_flags & inspect.CO_OPTIMIZED or inner.co_name in _RUN_AT_ONCE
                 pending.append((inner, is_called_later or not at_once))
     return NamesUsed(frozenset(before), frozenset(after), frozenset(imports))
+
+
+@functools.lru_cache(maxsize=1_000)
+def names_annotated(snippet: Snippet) -> frozenset[str]:
+    """The names in annotations that are texts, of parameters and of what classes have: no code uses them."""
+    names: set[str] = set()
+    with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+        for annotation in _annotations_in(parse(snippet_source(snippet))):
+            names.update(_names_in_texts(annotation, "annotations" in snippet.features))
+    return frozenset(names)
+
+
+def _annotations_in(node: ast.AST, in_class: bool = False) -> Iterator[ast.expr]:
+    """Those that Python keeps: none of a function's variables."""
+    if isinstance(node, FunctionNode):
+        parameters = [each for each in ast.iter_child_nodes(node.args) if isinstance(each, ast.arg)]
+        yield from filter(None, [*(each.annotation for each in parameters), node.returns])
+    elif isinstance(node, ast.AnnAssign) and in_class:
+        yield node.annotation
+    in_class = isinstance(node, ast.ClassDef) or (in_class and not isinstance(node, FunctionNode | ast.Lambda))
+    for child in ast.iter_child_nodes(node):
+        yield from _annotations_in(child, in_class)
+
+
+def _names_in_texts(annotation: ast.AST, is_text: bool) -> Iterator[str]:
+    """The names in the texts of an annotation, or in all of it if it is one itself."""
+    match annotation:
+        case ast.Name(id=name) if is_text:
+            yield name
+        case ast.Constant(value=str(text)):
+            with contextlib.suppress(SyntaxError, ValueError, RecursionError):
+                yield from _names_in_texts(parse(text.strip()), True)
+        case ast.Subscript(value=ast.Name(id="Literal") | ast.Attribute(attr="Literal") as value):
+            yield from _names_in_texts(value, is_text)
+        case ast.Subscript(
+            value=ast.Name(id="Annotated") | ast.Attribute(attr="Annotated") as value,
+            slice=ast.Tuple(elts=[first, *rest]),
+        ):
+            for each in (value, first, *[each for each in rest if not isinstance(each, ast.Constant)]):
+                yield from _names_in_texts(each, is_text)
+        case _:
+            for child in ast.iter_child_nodes(annotation):
+                yield from _names_in_texts(child, is_text)
 
 
 @functools.lru_cache(maxsize=1_000)
@@ -156,11 +209,19 @@ class SourceFile:
             if isinstance(node, ast.ImportFrom) and node.module == "__future__":
                 self._features += tuple(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                self.imported.update((alias.asname or alias.name, (node.module, alias.name)) for alias in node.names)
+                names = {alias.asname or alias.name: alias.name for alias in node.names}
+                if "*" in names:
+                    names = {name: name for name in _public_names(sys.modules.get(node.module))}
+                self.imported.update((name, (node.module, names[name])) for name in names)
 
     def bindings(self, name: str) -> list[ast.stmt]:
         """The statements outside functions and classes that bind *name*, in order."""
         return self._bindings.get(name, [])
+
+    def binds_before(self, name: str, line: int) -> bool:
+        """Whether *name* is defined in this file, and nowhere below that line."""
+        lines = [node.lineno for node in self.bindings(name)]
+        return bool(lines) and max(lines) < line
 
     def statement(self, node: ast.stmt) -> Snippet:
         """A statement as it stands there, decorators included."""
@@ -230,6 +291,12 @@ class SourceFile:
             pending.extend((child, inner) for child in ast.iter_child_nodes(node))
 
 
+def _public_names(module: object) -> list[str]:
+    """What ``import *`` imports; nothing from a module that is not here."""
+    names = getattr(module, "__dict__", {})
+    return list(names.get("__all__") or (name for name in names if not name.startswith("_")))
+
+
 _files: dict[str, SourceFile] = {}
 
 
@@ -266,14 +333,18 @@ def _files_of(value: Any) -> Iterator[str]:
     members = vars(value).values() if isinstance(value, type) else [value]
     functions = [inspect.unwrap(member) for member in members if isinstance(member, FunctionType)]
     seen = dict.fromkeys(function.__code__.co_filename for function in functions)
+    seen.update(dict.fromkeys(_files_of_script()))
+    return iter(seen)
+
+
+def _files_of_script() -> list[str]:
     script = getattr(sys.modules["__main__"], "__file__", None)
-    if script is not None:
-        seen[script] = None
+    files = [] if script is None else [script]
     if script is None or hasattr(sys, "ps1"):
         # What was typed into an interactive session or a notebook, the newest first; the program of python -c.
         cells = [name for name in linecache.cache if name.startswith("<") or "ipykernel" in name]
-        seen.update(dict.fromkeys([*reversed(cells), "<string>"]))
-    return iter(seen)
+        files += [*reversed(cells), "<string>"]
+    return files
 
 
 def _defining_statement(nodes: list[ast.stmt], name: str, value: Any) -> ast.stmt | None:

@@ -185,7 +185,7 @@ def allow(*classes: type) -> None:
     """Let results contain instances of *classes*, from every host.
 
     They are made by ``__new__`` and get their state as pickle does it; no ``__init__`` of theirs is called.  A host
-    chooses the state, so allow only classes that stand any.
+    chooses the state, so allow only classes that stand any.  Errors carry plain data all the same.
 
     Raises:
       TypeError: one of *classes* is not a class, or has no name that pickle could find it by.

@@ -429,6 +429,187 @@ def test_future_annotations_of_a_script_are_kept(far: FarEnd, tmp_path: Path) ->
     assert make_results(far, run_script([script])) == [8]
 
 
+FUTURE = """from __future__ import annotations
+import dataclasses, functools, inspect, sys, typing as t
+from dataclasses import InitVar, dataclass
+from decimal import Decimal
+from typing import ClassVar, Optional
+{preamble}
+import sympy
+from neighbour import Neighbour
+if t.TYPE_CHECKING:
+    from nowhere import Nothing
+
+lock = __import__("threading").Lock()
+secret = "secret"
+
+class Square:
+    side = 2
+
+class Locked:
+    held = lock
+
+class Distant:
+    def solve(self): return sympy.Symbol("x")
+
+@dataclass
+class Server:
+    runs: ClassVar[int] = 0
+    kinds: t.ClassVar[t.List[str]] = ["x"]
+    port: InitVar[int] = 22
+    address: int = 0
+    def __post_init__(self, port): self.address = port
+
+class Links:
+    square: Optional[Square]
+    later: Optional[Later]
+
+class Later: ...
+
+class Areas:
+    @functools.singledispatchmethod
+    def of(self, shape): return "nothing"
+    @of.register
+    def _(self, shape: Square): return shape.side ** 2
+    @of.register
+    def _(self, shape: Decimal): return "a number"
+
+class Odd:
+    far: sympy.Symbol
+    locked: Locked
+    distant: Distant
+    neighbour: Neighbour
+    nothing: Nothing
+    word: t.Literal["secret"]
+
+def fields(): return [each.name for each in dataclasses.fields(Server)], Server(port=7).address, Server.kinds
+def hints():
+    return t.get_type_hints(Links) == {{"square": Optional[Square], "later": Optional[Later]}}
+def parameters(x: Later): return inspect.signature(parameters, eval_str=True).parameters["x"].annotation is Later
+def areas(): return Areas().of(Square()), Areas().of(Decimal(1)), Areas().of(1)
+def odd(x: sympy.Symbol, y: Locked, z: Distant) -> Nothing:
+    return Odd.__name__, sorted({{"sympy", "neighbour"}} & set(sys.modules)), "secret" in globals()
+def local():
+    @dataclass
+    class Here:
+        runs: ClassVar[int] = 0
+        late: Square = None
+    return [each.name for each in dataclasses.fields(Here)]
+for function in (fields, hints, areas, local):
+    remote.call(function)
+remote.call(odd, 1, 2, 3)
+if sys.argv[1:]:
+    remote.call(parameters, 1)
+remote.finish()
+"""
+
+
+def test_annotations_of_a_script_mean_over_there_what_they_mean_here(far: FarEnd, tmp_path: Path) -> None:
+    if far.version < (3, 8):
+        pytest.skip("singledispatchmethod is new in 3.8")
+    (tmp_path / "neighbour.py").write_text("class Neighbour: ...\n")
+    script = tmp_path / "script.py"
+    script.write_text(FUTURE.format(preamble=PREAMBLE))
+
+    calls = run_script([script, "parameters"] if far.version >= (3, 10) else [script])
+    fields, hints, areas, local, odd, *parameters = make_results(far, calls)
+
+    assert fields == (["address"], 7, ["x"])
+    assert hints is True
+    assert areas == (4, "a number", "nothing")
+    assert local == ["late"]
+    assert odd == ("Odd", [], False)  # what only annotations name is not worth a module
+    assert all(parameters)
+    assert far.asked == []
+
+
+def test_what_only_annotations_name_is_left_out_where_it_cannot_be_had(far: FarEnd, tmp_path: Path) -> None:
+    if far.version < (3, 7):
+        pytest.skip("new in 3.7")
+    (tmp_path / "script.py").write_text(
+        f"""from __future__ import annotations
+import sys, os
+{PREAMBLE}
+os.only_here = "only here"
+class Broken:
+    size = os.only_here
+class Child(Broken): ...
+def work(x: Broken, y: Child): return sorted({{"work", "Broken", "Child"}}.intersection(globals()))
+remote.call(work, 1, 2)
+remote.finish()
+"""
+    )
+
+    assert make_results(far, run_script([tmp_path / "script.py"])) == [["work"]]
+
+
+def test_texts_as_annotations_bring_what_they_name(far: FarEnd, tmp_path: Path) -> None:
+    if far.version < (3, 7):
+        pytest.skip("dataclasses are new in 3.7")
+    body = """
+    import dataclasses, typing
+    from typing import ClassVar as Shared
+    @dataclasses.dataclass
+    class Node:
+        next: "typing.Optional[Node]" = None
+        count: "Shared[int]" = 0
+    def fields(): return [each.name for each in dataclasses.fields(Node)]
+    remote.call(fields)
+    """
+
+    assert make_script_results(far, tmp_path, body) == [["next"]]
+
+
+def test_classes_that_use_each_other_are_defined_in_an_order_that_works(far: FarEnd, tmp_path: Path) -> None:
+    body = """
+    class Base:
+        def make(self): return Second()
+    class First(Base): ...
+    class Second(First): ...
+    def make(): return type(First().make()).__name__
+    remote.call(make)
+    """
+
+    assert make_script_results(far, tmp_path, body) == ["Second"]
+
+
+def test_what_a_script_imports_and_compares_by_identity_is_the_hosts_own(far: FarEnd, tmp_path: Path) -> None:
+    (tmp_path / "unset.py").write_text(
+        "class Unset: ...\n"
+        "class Named:\n"
+        "    def __init__(self, name): self.name = name\n"
+        "UNSET, NOTHING, NAMED = Unset(), object(), Named('x')\n"
+        "_random = __import__('random').Random(1)\n"
+        "draw = _random.randrange\n"
+        "def take(x=UNSET, y=NOTHING): return x is UNSET, y is NOTHING\n"
+        "def is_own(fn): return fn.__self__ is _random\n"
+    )
+    body = """
+    from datetime import UTC
+    from sys import argv, stdout, version_info
+    from unittest.mock import DEFAULT
+    from random import uniform
+    import sys, unset, random
+    from unset import *
+
+    def all_same():
+        import datetime, unittest.mock
+        return (
+            DEFAULT is unittest.mock.DEFAULT, stdout is sys.stdout, version_info is sys.version_info,
+            uniform == random.uniform, *take(UNSET, NOTHING), is_own(draw), argv == ["here"],
+            UTC == datetime.timezone.utc,
+        )
+    sys.argv = argv = ["here"]
+    remote.call(all_same)
+    remote.call(lambda fn, x=uniform: (fn == random.uniform, x == fn), random.uniform)
+    """
+
+    results = make_script_results(far, tmp_path, body)
+
+    assert results == [(True,) * 9, (True, True)]
+    assert far.asked == []
+
+
 def test_tracebacks_show_the_lines_of_a_script(far: FarEnd, tmp_path: Path) -> None:
     body = """
 

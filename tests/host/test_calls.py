@@ -243,6 +243,38 @@ async def test_an_argument_that_cannot_be_sent_is_named_before_anything_is_sent(
         assert host.statistics().verdicts == before
 
 
+class Keeper:
+    def __init__(self, kept: object) -> None:
+        self.kept = kept
+
+    def method(self) -> None: ...
+
+
+def take_and_give(channel: Any) -> None:
+    for item in channel:
+        channel.send(item)
+
+
+async def test_live_things_stay_here_and_are_named() -> None:
+    async with (
+        open_memory_host() as memory,
+        trickle.open_group([local()]) as group,
+        group["here"].session() as session,
+        session.stream(range, 3) as stream,
+        group["here"].open_channel(take_and_give) as channel,
+        group["here"].open_process(["sleep", "1000"]) as process,
+    ):
+        host = group["here"]
+        for kept in (memory, host, host.options(cwd="/"), group, session, stream, channel, process):
+            kind = type(kept).__name__
+            for caller in (host, memory):
+                with pytest.raises(trickle.Unsendable, match=f"a live {kind} stays here; send a function") as caught:
+                    await caller.call(Keeper([kept]).method)
+
+                assert caught.value.path == f"the function, .__self__.kept[0]: {type(kept).__module__}.{kind}"
+        process.kill()
+
+
 async def test_a_result_above_max_result_is_refused_unless_it_is_bytes_or_text() -> None:
     async with trickle.open_host(local()) as host:
         small = host.options(max_result=1000)

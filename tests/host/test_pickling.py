@@ -1,10 +1,14 @@
 """Pickling calls: what goes by reference, what is reported as needed, and the errors.  tests/agent makes the calls."""
 
+import calendar
 import functools
+import keyword
 import os
 import pathlib
 import pickle
 import pickletools
+import random
+import secrets
 import sys
 import textwrap
 import threading
@@ -48,6 +52,12 @@ class Holder:
         vars(self).update(attributes)
 
     def method(self) -> None: ...
+
+    def get(self) -> dict[str, Any]:
+        return vars(self)
+
+
+use_hidden = Holder(state="x" * 1000).get
 
 
 class Slotted:
@@ -120,6 +130,37 @@ def test_shared_objects_stay_shared() -> None:
     _, args, _ = functions.loads_call(dump(print, shared, [shared]).payload)
 
     assert args[1][0] is args[0]
+
+
+@pytest.mark.parametrize(
+    ("fn", "module", "name"),
+    [
+        (random.random, "random", "random"),
+        (random.choice, "random", "choice"),
+        (secrets.choice, "secrets", "choice"),
+        (secrets.randbits, "secrets", "randbits"),
+        (calendar.month, "calendar", "month"),
+        (keyword.iskeyword, "keyword", "iskeyword"),
+        (use_hidden, __name__, "use_hidden"),
+    ],
+)
+def test_methods_that_modules_have_as_functions_go_by_their_name(fn: Any, module: str, name: str) -> None:
+    outgoing = dump(fn, [1])
+
+    assert functions.loads_call(outgoing.payload)[0] == fn
+    assert outgoing.modules == {module}.difference(sys.stdlib_module_names)
+    assert len(outgoing.payload) < 200  # no state
+    assert module.encode() in outgoing.payload
+    assert name.encode() in outgoing.payload
+
+
+def test_methods_of_the_programs_own_instances_keep_their_state() -> None:
+    own = random.Random(5)
+    expected = random.Random(5).random()
+
+    assert functions.loads_call(dump(own.random).payload)[0]() == expected
+    assert functions.loads_call(dump(functools.partial(own.uniform, 0, 1)).payload)[0]() == expected
+    assert functions.loads_call(dump(Holder(a=1).get).payload)[0]() == {"a": 1}
 
 
 # ---- code without source

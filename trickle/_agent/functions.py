@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     # A Snippet of trickle/_source_code.py: file name, number of the first line, text, start, end, before,
     # after, names of __future__ features.
     Snippet = Tuple[str, int, str, int, int, str, str, Tuple[str, ...]]
-    # Name; "value" or "statement"; a pickle or a snippet; names needed before it can be executed, and after.
-    MainItem = Tuple[str, str, Any, List[str], List[str]]
+    # Name; "value" or "statement"; a pickle or a snippet; names needed before it can be executed, and after;
+    # whether only annotations name it: it is left out where it cannot be made.
+    MainItem = Tuple[str, str, Any, List[str], List[str], bool]
 
 FunctionType: "Any" = type(lambda: None)
 ModuleClass = type(sys)
@@ -266,6 +267,7 @@ class _Main:
         self._done: "Dict[str, Any]" = {}  # what each name was last set to
         self._items: "Dict[str, MainItem]" = {}  # of the call being loaded
         self._pending: "Set[str]" = set()
+        self._under_way: "Set[str]" = set()
 
     @property
     def module(self) -> "ModuleType":
@@ -278,6 +280,7 @@ class _Main:
         """Define everything in *items* that is new or has changed."""
         self._items = {item[0]: item for item in items}
         self._pending = set(self._items)
+        self._under_way = set()
         for item in items:
             self.ensure(item[0])
 
@@ -286,18 +289,39 @@ class _Main:
         if name not in self._pending:
             return
         self._pending.discard(name)  # first, so that definitions may refer to each other in circles
-        _, kind, content, before, after = self._items[name]
+        self._under_way.add(name)
+        _, kind, content, before, after, only_annotated = self._items[name]
         for each in before:
             self.ensure(each)
         if self._done.get(name) != content:
-            if kind == "statement":
-                _remember_lines(content)
-                exec(compile_snippet(content), self.module.__dict__)
+            try:
+                self._define(name, kind, content)
+            except Exception:
+                if not only_annotated:
+                    raise
             else:
-                setattr(self.module, name, pickle.loads(content))
-            self._done[name] = content
+                self._done[name] = content
+        self._under_way.discard(name)
         for each in after:
-            self.ensure(each)
+            if not self._is_held_up(each):  # otherwise its turn comes in update()
+                self.ensure(each)
+
+    def _define(self, name: str, kind: str, content: "Any") -> None:
+        if kind == "statement":
+            _remember_lines(content)
+            exec(compile_snippet(content), self.module.__dict__)
+        else:
+            setattr(self.module, name, pickle.loads(content))
+
+    def _is_held_up(self, name: str) -> bool:
+        """Whether *name* needs something first that is only just being defined."""
+        needed = [name]
+        for each in needed:
+            if each in self._under_way:
+                return True
+            if each in self._pending:
+                needed.extend(set(self._items[each][3]).difference(needed))
+        return False
 
 
 main = _Main()
