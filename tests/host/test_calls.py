@@ -815,6 +815,40 @@ async def test_idle_workers_make_room_for_what_brings_its_own(tmp_path: Path, ca
         assert await host.call(work.pid) == first  # the one that has seen most calls is spared
 
 
+async def test_a_worker_that_cannot_go_on_says_why() -> None:
+    lines: list[trickle.OutputLine] = []
+
+    async with trickle.open_host(local(), output=lines.append) as host:
+        await host.call(work.lose_the_environment)
+        with pytest.raises(trickle.WorkerDied) as caught:
+            await host.call(work.add, 1)
+        assert await host.call(work.add, 1) == 1
+
+    assert caught.value.exit_status == 70
+    assert lines[0].text == "trickle: this worker cannot go on:"
+    assert lines[-1].text.startswith("TypeError: 'NoneType' object")
+
+
+@pytest.mark.parametrize(
+    ("way", "raised"),
+    [("signal", "KeyError: 'of a handler'"), ("interrupt_main", "KeyboardInterrupt")],
+    ids=["by a signal", "by a thread"],
+)
+async def test_what_is_raised_between_two_calls_is_told_and_costs_neither(
+    way: str, raised: str, far: Tunnel, shared: Path
+) -> None:
+    lines: list[trickle.OutputLine] = []
+
+    async with trickle.open_host(far, output=lines.append) as host, host.session() as session:
+        await session.call(work.count_calls)
+        await session.call(work.interrupt_when_idle, way, str(shared / "interrupted"))
+        await file_appears(shared / "interrupted")
+        assert await session.call(work.count_calls) == 2
+
+    assert lines[0].text == "trickle: this was raised between two calls, and costs none:"
+    assert lines[-1].text == raised
+
+
 async def test_a_sink_that_cannot_take_lines_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="output=5"):
         async with trickle.open_host(local(), output=5):  # type: ignore[arg-type]

@@ -173,8 +173,10 @@ class Broker:
         os.set_blocking(wake_write, False)
         _signal.set_wakeup_fd(wake_write)
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        for number in (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT):
+        stops = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT)
+        for number in stops:
             _signal.signal(number, self._on_stop_signal)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD, *stops))  # whoever started us had them blocked
         self.poller.register(self.wake_fd, select.POLLIN)
 
     def _on_stop_signal(self, number: int, frame: "Any") -> None:
