@@ -1,11 +1,25 @@
 """``async def`` functions that tests run over there, under trio."""
 
+import time
+from collections.abc import Awaitable
+
 import trio
 
 
 async def sleep_and_say(seconds: float) -> str:
     await trio.sleep(seconds)
     return "slept"
+
+
+def wait_for_a_slow_trio(path: str) -> Awaitable[None]:
+    """What is returned never begins."""
+
+    def run(function: object) -> None:
+        _write(path, "starting")
+        time.sleep(3600)
+
+    trio.run = run  # type: ignore[assignment]
+    return trio.sleep(0)
 
 
 async def start_and_sleep(path: str) -> None:

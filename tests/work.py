@@ -1,5 +1,7 @@
 """What tests run over there: ordinary functions that need nothing but an old Python and its library."""
 
+import _thread
+import dis
 import os
 import signal
 import subprocess
@@ -379,6 +381,49 @@ def exhaust_memory():
 
     resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
     return len([bytearray(1 << 28) for _ in range(100)])
+
+
+def limit_memory(spare):
+    """Let this process have so many bytes more than it has now."""
+    import resource
+
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + spare, resource.RLIM_INFINITY))
+    return os.getpid()
+
+
+def lose_the_environment():
+    os.environ = None  # noqa: B003
+
+
+def block_all_signals():
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+    return os.getpid()
+
+
+def interrupt_when_idle(way, path):
+    """Have something raised in the worker while it waits for its next call; then leave the file."""
+
+    def interrupt():
+        while not waits_for_the_next_call():
+            time.sleep(0.005)
+        if way == "signal":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        else:
+            _thread.interrupt_main()
+        write_file(path, way)
+
+    def waits_for_the_next_call():
+        frame = sys._current_frames()[threading.main_thread().ident]
+        code = frame.f_code
+        return code.co_name == "_wait_for_frames" and "CALL" in dis.opname[code.co_code[frame.f_lasti]]
+
+    def on_signal(number, frame):
+        raise KeyError("of a handler")
+
+    signal.signal(signal.SIGUSR1, on_signal)
+    threading.Thread(target=interrupt).start()
 
 
 def leave_a_thread():

@@ -157,3 +157,14 @@ async def test_a_limit_of_the_address_space_is_an_error_of_the_call_that_met_it(
         assert isinstance(caught.value, MemoryError)
         assert host.statistics().verdicts == {"raised": 1}
         assert await host.call(work.add, 1, 2) == 3
+
+
+@pytest.mark.parametrize("size", [40_000_000, 100_000_000], ids=["in whole", "in parts"])
+async def test_arguments_that_there_is_no_room_for_are_an_error_of_their_call(size: int) -> None:
+    async with trickle.open_host(local()) as host:
+        worker = await host.call(work.limit_memory, 50_000_000)
+        with pytest.raises(trickle.RemoteError, match="^here: MemoryError: there is no room") as caught:
+            await host.call(work.size_of, bytes(size))
+
+        assert isinstance(caught.value, MemoryError)
+        assert await host.call(work.pid) == worker

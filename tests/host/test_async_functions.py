@@ -63,6 +63,21 @@ async def test_a_cancelled_async_function_is_over(far: Tunnel, shared: Path) -> 
         assert await host.call(work.add, 1, 2) == 3
 
 
+async def test_nothing_is_said_of_an_async_function_that_is_cancelled_before_it_begins(
+    far: Tunnel, shared: Path
+) -> None:
+    lines: list[trickle.OutputLine] = []
+
+    async with trickle.open_host(far, output=lines.append) as host:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.call, far_async.wait_for_a_slow_trio, str(shared / "starting"))
+            await file_appears(shared / "starting")
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().verdicts == {"cancelled": 1}
+    assert lines == []
+
+
 async def test_shielded_cleanup_is_honoured_within_the_grace_period(far: Tunnel, shared: Path) -> None:
     async with trickle.open_host(far) as host:
         async with trio.open_nursery() as nursery:

@@ -871,6 +871,61 @@ async def test_many_sessions_on_few_descriptors_fail_one_by_one_and_not_the_host
         assert await host.call(work.add, 1, 2) == 3
 
 
+async def test_idle_workers_make_room_for_what_brings_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    few = trickle.Command(["sh", "-c", 'ulimit -n 64; exec "$@"', "sh"], name="few", python=sys.executable)
+
+    async with trickle.open_host(few) as host:
+        first = await host.call(work.pid)
+        async with trio.open_nursery() as nursery:
+            for number in range(16):
+                path = str(tmp_path / str(number))
+                nursery.start_soon(host.call, work.leave_pid_and_wait_for, path, str(tmp_path / "go on"))
+            while "cannot start another worker" not in caplog.text:
+                await trio.sleep(0.01)
+            (tmp_path / "go on").touch()
+        async with host.session() as one, host.session() as other:
+            assert await one.call(work.pid) != await other.call(work.pid)
+            await host.put(b"contents", tmp_path / "target")
+            assert (await host.run_process(["true"])).returncode == 0
+
+        assert (tmp_path / "target").read_bytes() == b"contents"
+        assert await host.call(work.pid) == first  # the one that has seen most calls is spared
+
+
+async def test_a_worker_that_cannot_go_on_says_why() -> None:
+    lines: list[trickle.OutputLine] = []
+
+    async with trickle.open_host(local(), output=lines.append) as host:
+        await host.call(work.lose_the_environment)
+        with pytest.raises(trickle.WorkerDied) as caught:
+            await host.call(work.add, 1)
+        assert await host.call(work.add, 1) == 1
+
+    assert caught.value.exit_status == 70
+    assert lines[0].text == "trickle: this worker cannot go on:"
+    assert lines[-1].text.startswith("TypeError: 'NoneType' object")
+
+
+@pytest.mark.parametrize(
+    ("way", "raised"),
+    [("signal", "KeyError: 'of a handler'"), ("interrupt_main", "KeyboardInterrupt")],
+    ids=["by a signal", "by a thread"],
+)
+async def test_what_is_raised_between_two_calls_is_told_and_costs_neither(
+    way: str, raised: str, far: Tunnel, shared: Path
+) -> None:
+    lines: list[trickle.OutputLine] = []
+
+    async with trickle.open_host(far, output=lines.append) as host, host.session() as session:
+        await session.call(work.count_calls)
+        await session.call(work.interrupt_when_idle, way, str(shared / "interrupted"))
+        await file_appears(shared / "interrupted")
+        assert await session.call(work.count_calls) == 2
+
+    assert lines[0].text == "trickle: this was raised between two calls, and costs none:"
+    assert lines[-1].text == raised
+
+
 async def test_a_sink_that_cannot_take_lines_is_refused_at_once() -> None:
     with pytest.raises(TypeError, match="output=5"):
         async with trickle.open_host(local(), output=5):  # type: ignore[arg-type]

@@ -394,6 +394,16 @@ async def test_a_worker_that_is_killed_is_told_from_one_that_exits(far: Tunnel) 
         assert await host.call(work.add, 1) == 1
 
 
+async def test_the_death_of_a_worker_is_noticed_where_the_signal_of_it_was_blocked() -> None:
+    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        async with trickle.open_host(local()) as host:
+            with pytest.raises(trickle.WorkerDied, match="exited with status 3"):
+                await host.call(work.exit_at_once, 3)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
+
+
 async def test_an_agent_that_is_killed_in_mid_call_is_a_lost_host(far: Tunnel, shared: Path) -> None:
     path = shared / "started"
 
@@ -637,6 +647,17 @@ async def test_a_sigint_handler_that_ignores_it_meets_the_next_rung(far: Tunnel,
 
         assert not is_running(pid)
         assert host.statistics().verdicts == {"killed": 1}
+
+
+async def test_signals_that_an_earlier_call_has_blocked_do_not_keep_a_cancel_away(far: Tunnel, shared: Path) -> None:
+    async with trickle.open_host(far) as host:
+        pid = await host.call(work.block_all_signals)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.options(grace_period=60).call, work.say_and_run, str(shared / "started"))
+            assert int(await file_appears(shared / "started")) == pid
+            nursery.cancel_scope.cancel()
+
+        assert host.statistics().verdicts == {"returned": 1, "cancelled": 1}
 
 
 async def test_a_hundred_calls_with_random_cancels_all_end(far: Tunnel) -> None:

@@ -20,19 +20,18 @@ def run(coroutine: "Coroutine[Any, Any, Any]", set_stopper: "SetStopper") -> "An
     """
     try:
         import trio
-    except BaseException:
-        coroutine.close()  # else Python complains that it was never awaited
-        raise
 
-    async def main() -> "Any":
-        token = trio.lowlevel.current_trio_token()
-        with trio.CancelScope() as scope:
-            set_stopper(lambda: _soon(token, scope), lambda: _where(trio, coroutine))
-            return await coroutine
-        raise remote.CallCancelled()
+        async def main() -> "Any":
+            token = trio.lowlevel.current_trio_token()
+            with trio.CancelScope() as scope:
+                set_stopper(lambda: _soon(token, scope), lambda: _where(trio, coroutine))
+                return await coroutine
+            raise remote.CallCancelled()
 
-    try:
         return trio.run(main)
+    except BaseException:
+        coroutine.close()  # else Python complains that it was never awaited, if that has not begun
+        raise
     finally:
         set_stopper(None, None)
 

@@ -173,8 +173,10 @@ class Broker:
         os.set_blocking(wake_write, False)
         _signal.set_wakeup_fd(wake_write)
         _signal.signal(_signal.SIGCHLD, lambda number, frame: None)
-        for number in (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT):
+        stops = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT)
+        for number in stops:
             _signal.signal(number, self._on_stop_signal)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGCHLD, *stops))  # whoever started us had them blocked
         self.poller.register(self.wake_fd, select.POLLIN)
 
     def _on_stop_signal(self, number: int, frame: "Any") -> None:
@@ -447,6 +449,9 @@ class Broker:
         if self.child_died:
             self.child_died = False
             self._look_for_deaths()
+        if self.reaper.reapings:
+            for reaping in self.reaper.look(now):
+                self._bury(reaping)
         if self.session_queues:
             self._start_sessions()
         for worker in self.workers:
@@ -458,16 +463,13 @@ class Broker:
             for worker in list(self.workers):
                 if worker.task is None and not worker.session:
                     self._dismiss(worker, self.close_grace)
-        if self.reaper.reapings:
-            for reaping in self.reaper.look(now):
-                self._bury(reaping)
 
     def _start_waiting(self, now: float) -> None:
         while self.waiting:
             if self.waiting[0].has_ended:
                 self.waiting.popleft()  # it ended while it waited
                 continue
-            idle = [w for w in self.workers if w.task is None and not w.session]
+            idle = self._idle()
             if not idle:
                 break
             self._assign(self.waiting.popleft(), idle[0])
@@ -479,6 +481,10 @@ class Broker:
                     self._assign(self.waiting.popleft(), worker)
         if self.waiting:
             self._give_ahead(now)
+
+    def _idle(self) -> "List[Worker]":
+        """The workers that any call may have: the first is given the next, so that the last is the one best spared."""
+        return [worker for worker in self.workers if worker.task is None and not worker.session]
 
     def _give_ahead(self, now: float) -> None:
         """Hand calls to workers that run one which is perhaps a short one, so that they need not wait to be woken.
@@ -578,7 +584,7 @@ class Broker:
                 self._assign(queue.popleft(), worker)
 
     def _fork(self, task: Task) -> "Optional[Worker]":
-        """A new worker; None if there is no room for one now.  Then *task* fails, unless others will be free."""
+        """A new worker; None if there is no room for one now.  Then *task* fails, unless there will be."""
         self.serial += 1
         worker = Worker(self.serial, self.configuration["agent"])
         self._prepare_fork()
@@ -587,6 +593,8 @@ class Broker:
         except OSError as exc:
             self.fork_again_at = time.monotonic() + FORK_AGAIN
             self.timers.at(self.fork_again_at, lambda: None)
+            if self._makes_room():
+                return None
             self._note(WARNING, "cannot start another worker: %s" % exc)
             if task.session or not self.workers:
                 from trickle._agent import results
@@ -599,6 +607,14 @@ class Broker:
             self.by_fd[fd] = worker
             self.poller.register(fd, select.POLLIN)
         return worker
+
+    def _makes_room(self) -> bool:
+        """Whether a worker is about to leave; if none is, one that is idle is sent away."""
+        idle = self._idle()
+        if idle and not self.reaper.reapings:
+            self._note(INFO, "worker %d, which was idle, makes room for another" % idle[-1].pid)
+            self._dismiss(idle[-1], self.configuration["grace_period"])
+        return bool(self.reaper.reapings)
 
     def _prepare_fork(self) -> None:
         """Once: what every worker needs is imported here, and shared."""
@@ -699,6 +715,7 @@ class Broker:
         for fd in worker.descriptors():
             self._forget_fd(fd)
         worker.close()
+        self.fork_again_at = 0.0  # there is room again for another
         if task is not None and reaping.survived:
             self._step(task, SURVIVED, payload=task.payload)
         elif task is not None:

@@ -42,9 +42,12 @@ except ImportError:
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Dict, List, Optional, Tuple
+    from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+    Payload = Union[bytes, Optional[List[bytes]]]  # of a call: in whole, or in parts, as in Worker._parts
 
 WAKE = _signal.SIGURG  # ignored by default, and used by next to nobody
+WAKE_ALONE = (WAKE,)
 STACK = _signal.SIGRTMIN + 5 if hasattr(_signal, "SIGRTMIN") else None  # "where are you?"
 STACK_FD = 6
 MOST_FRAMES = 100  # of a stack, as faulthandler has it
@@ -58,6 +61,7 @@ READ_SIZE = CHUNK + 1024  # a frame; a buffer of more than 128 KiB would be mapp
 DRAIN_LOOKS, DRAIN_PAUSE = 500, 0.0001  # how often, and seconds between: the broker reads what was printed at once
 LONGEST_CHAIN = 20  # exceptions, each of which the one before it came from
 LONGEST_POLL = 60000  # milliseconds: more than that is waited for in parts
+FAILED = 70  # the exit status of a worker that cannot go on
 LOCK_POLL = 0.05  # seconds between looks at the table for a thread that outlived its call
 
 
@@ -80,10 +84,12 @@ class Worker:
         self._running = False
         self._has_printed = False
         self._returned: "List[Call]" = []
-        self._calls: "List[Tuple[int, int, bytes]]" = []
-        self._parts: "List[bytes]" = []
+        self._calls: "List[Tuple[int, int, Payload]]" = []
+        self._parts: "Optional[List[bytes]]" = []  # None if there was no room for them
         self._begun: "Optional[Begin]" = None
         self._items: "Dict[int, List[Item]]" = {}  # that no channel has taken yet, by call
+        self._link_poller = select.poll()
+        self._link_poller.register(link, select.POLLIN)
         self._read_lock = _thread.allocate_lock()
         self._write_lock = _thread.allocate_lock()
         self._armed = 0  # the call into which CallCancelled may be raised
@@ -103,8 +109,10 @@ class Worker:
         """Run calls until the broker closes the link."""
         while True:
             with self._read_lock:
-                if not self._calls and not self._receive():
-                    return
+                if not self._calls:
+                    self._wait_for_frames()
+                    if not self._receive():
+                        return
             while self._calls:
                 if self._has_printed:
                     self._wait_for_readers()
@@ -112,6 +120,21 @@ class Worker:
                 id, timeout_ms, payload = self._calls.pop(0)
                 self._run(id, timeout_ms, payload)
                 self._running = False
+
+    def _wait_for_frames(self) -> None:
+        """Return when something is in the link.  What a signal's handler raises meanwhile is no call's affair.
+
+        Were it raised while a frame is taken from the link, that might be lost.
+        """
+        while True:
+            try:
+                self._link_poller.poll()
+                return
+            except SystemExit:
+                raise
+            except BaseException:
+                complain("this was raised between two calls, and costs none:")
+                self._has_printed = True
 
     def _wait_for_readers(self) -> None:
         """What the last call has printed is read before the next one begins, since it is taken for that one's."""
@@ -137,6 +160,10 @@ class Worker:
                 data = None
             except OSError:
                 data = b""
+            except MemoryError:  # before anything was taken
+                if not self._parts:
+                    raise
+                self._parts = data = None  # that is the call's own error, when the rest of them has come
             if data == b"":
                 return False
             for frame in self._decoder.feed(data) if data else ():
@@ -180,10 +207,15 @@ class Worker:
     def _keep_part(self, frame: Data) -> None:
         if self._begun is None or frame.id != self._begun.id:
             return
-        self._parts.append(frame.payload)
+        if self._parts is not None:
+            self._parts.append(frame.payload)
         if frame.last:
-            self._calls.append((frame.id, self._begun.timeout_ms, b"".join(self._parts)))
+            self._calls.append((frame.id, self._begun.timeout_ms, self._parts))
             self._begun, self._parts = None, []
+
+    def drop_parts(self) -> None:
+        """Give up what has come of a call's arguments."""
+        self._parts = []
 
     def add_bundle(self, bundle: bytes) -> None:
         """Keep a bundle of modules for the importer."""
@@ -273,7 +305,7 @@ class Worker:
 
     # ---- one call
 
-    def _run(self, id: int, timeout_ms: int, payload: bytes) -> None:
+    def _run(self, id: int, timeout_ms: int, payload: "Payload") -> None:
         self._raised = self._tainted = self._importing = False
         self._most = self.max_payload
         self.detail = 0
@@ -285,6 +317,7 @@ class Worker:
         if _signal.getsignal(WAKE) is not on_wake:
             _signal.signal(WAKE, on_wake)
             self._read_control()  # a cancel may have come before this call was armed
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, WAKE_ALONE)
         try:
             verdict, answer = self._outcome(id, payload)
         except remote.CallCancelled:  # it came between the function's end and the disarming
@@ -299,11 +332,11 @@ class Worker:
             verdict, answer = frames.RAISED, [results.describe_exception(error)]
         self._answer(id, verdict, answer)
 
-    def _outcome(self, id: int, payload: bytes) -> "Tuple[int, List[bytes]]":
+    def _outcome(self, id: int, payload: "Payload") -> "Tuple[int, List[bytes]]":
         try:
             self._armed = id
             self._raise_if_cancelled()  # by what came before it was armed
-            answer = self._perform(payload)
+            answer = self._perform(payload if isinstance(payload, bytes) else _joined(payload))
             self._armed = 0
             return frames.RETURNED, answer
         except BaseException as exc:
@@ -489,8 +522,22 @@ def on_wake(number: int, frame: "Any") -> None:
 def leave_fork(exc: BaseException) -> None:
     """End a process that the function forked and that came back into trickle's code."""
     flush_output()
-    code = exc.code if isinstance(exc, SystemExit) else 1
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    os._exit(_status_of(exc) if isinstance(exc, SystemExit) else 1)
+
+
+def _status_of(exc: SystemExit) -> int:
+    return exc.code if isinstance(exc.code, int) else 0 if exc.code is None else 1
+
+
+def complain(what: str) -> None:
+    """Say on stderr what has been raised, where that is no call's error."""
+    import traceback
+
+    try:
+        print("trickle:", what, file=sys.__stderr__)
+        traceback.print_exc(file=sys.__stderr__)
+    except Exception:  # a function has closed it, or put something of its own there
+        pass
 
 
 def flush_output() -> None:
@@ -509,6 +556,19 @@ def _has_printed() -> bool:
         return fcntl.ioctl(1, FIONREAD, NOTHING) != NOTHING or fcntl.ioctl(2, FIONREAD, NOTHING) != NOTHING
     except OSError:  # the function has closed it, or put something of its own there
         return True
+
+
+def _joined(parts: "Optional[List[bytes]]") -> bytes:
+    """The arguments of a call, in place of the parts that they came in."""
+    try:
+        if parts is not None:
+            return b"".join(parts)
+    except MemoryError:
+        pass
+    finally:
+        if parts is not None:
+            parts.clear()
+    raise MemoryError("there is no room for the arguments")
 
 
 def _open_streams() -> None:
@@ -605,14 +665,21 @@ def main(
     worker.importer.install(library_path)
     for bundle in bundles:
         worker.add_bundle(bundle)
+    status = FAILED
     try:
         worker.serve()
+        status = 0
+    except SystemExit as exc:  # of a signal's handler, between two calls
+        status = _status_of(exc)
+    except BaseException:
+        worker.drop_parts()  # there may be no memory left
+        complain("this worker cannot go on:")
     finally:
         if os.getpid() == worker.pid:
-            leave()
+            leave(status)
 
 
-def leave() -> None:
+def leave(status: int) -> None:
     """Run what was registered with atexit, and go.  Threads that are still running go with us."""
     atexit = sys.modules.get("atexit")
     if atexit is not None:
@@ -621,4 +688,4 @@ def leave() -> None:
         except BaseException:
             pass  # it has been printed
     flush_output()
-    os._exit(0)
+    os._exit(status)
