@@ -60,6 +60,7 @@ async def watched() -> AsyncIterator[Damage]:
     _install()
     damage = Damage()
     used, mapped = _forget_peak(), _status("VmSize")
+    writes_none, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # of modules that are imported meanwhile
     _noted = damage.suspect
     try:
         async with trio.open_nursery() as nursery:
@@ -70,6 +71,7 @@ async def watched() -> AsyncIterator[Damage]:
                 nursery.cancel_scope.cancel()
     finally:
         _noted = None
+        sys.dont_write_bytecode = writes_none
         damage.memory = min(_status("VmHWM") - used, _status("VmPeak") - mapped)
 
 
