@@ -70,7 +70,9 @@ def ssh_config() -> Iterator[str | None]:
             return
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         sshd.prepare(directory)
-        yield str(stack.enter_context(sshd.piped_sshd(directory, getpass.getuser())).ssh_config)
+        # Without the start-up files of this user's shell: what they do is neither ssh's work nor anybody's here.
+        piped = sshd.piped_sshd(directory, getpass.getuser(), extra=f"SetEnv HOME={directory}")
+        yield str(stack.enter_context(piped).ssh_config)
 
 
 def run(candidate: str, hosts: int, calls: int, *ssh_config: str) -> dict[str, Any] | str:
