@@ -75,6 +75,8 @@ class LocalProcess:
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):  # sudo, which ends with its stdin
             os.killpg(self._process.pid, number)
+            if number == signal.SIGTERM:
+                os.killpg(self._process.pid, signal.SIGCONT)  # one that was stopped does not see the other
 
     def write_now(self, data: bytes) -> int:
         """How many of these bytes stdin has taken at once.  If it is broken, 0: ``send_all`` says how."""
@@ -184,7 +186,6 @@ async def end_process(process: TunnelProcess, patience: float, last_patience: fl
     for number, wait in ((signal.SIGTERM, last_patience), (signal.SIGKILL, EXIT_PATIENCE)):
         if process.returncode is None:
             process.send_signal(number)
-            process.send_signal(signal.SIGCONT)  # one that was stopped does not see the other
             with trio.move_on_after(wait):
                 await process.wait()
 
