@@ -63,11 +63,8 @@ class Flow:
         """The same before it is read."""
         inbox = self.call.inbox
         assert inbox is not None
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint()
         while True:
-            while not self.closed and not len(inbox) and not inbox.eof and not self.call.finished.is_set():
-                await self.call.arrivals.park()
-            await trio.lowlevel.cancel_shielded_checkpoint()
             if self.closed:
                 raise trio.ClosedResourceError(f"{self.core.name}: this channel was closed here")
             if len(inbox):
@@ -77,7 +74,7 @@ class Flow:
                 raise trio.EndOfChannel
             if inbox.eof:
                 raise trio.EndOfChannel
-            # What came was taken by another task that receives.
+            await self.call.arrivals.park()  # another task that receives may then be the first to take what came
 
     async def send(self, value: object) -> None:
         """Send something to the function; see RemoteChannel.send."""

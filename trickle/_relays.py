@@ -90,7 +90,7 @@ class Relay:
         """
         try:
             process: RelayedProcess = await self._nursery.start(self._hold, argv)
-        except OSError:
+        except OSError:  # those from over there are RemoteErrors as well
             raise
         except (
             *(ConnectError, trio.BrokenResourceError, trio.ClosedResourceError, NotImplementedError),
