@@ -557,7 +557,7 @@ async def open_host(
       wait: whether to wait for the agent's answer.  If not, the first calls leave with the boot code, which saves
         a round trip, and ConnectError comes from the first verb, never from leaving the block.
       connect_timeout: seconds in which the agent must have answered; a tunnel that says nothing has up to 2 more for
-        its last words.
+        its last words, and up to 1 to end.
       heartbeat: seconds between signs of life, both ways.
       lease: seconds of silence after which each end takes the other for lost; ``math.inf`` for debuggers.
       workers: how many plain calls run at once; more of them wait.
